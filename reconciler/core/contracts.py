@@ -1,0 +1,367 @@
+"""The two plug points and what passes through them: a ``Backend`` says what to run, a ``Runtime`` runs it.
+
+A backend is pure (options in, data out). A runtime has effects and no opinions: each action names the handle it was planned
+against, and is refused with ``Conflict`` or ``Missing`` when the world moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from reconciler.core.errors import Problem
+from reconciler.core.spec import BackendsSpec, InstanceSpec, OptionValue, StopSpec
+
+REVISION_LENGTH = 12
+"""Hex digits of a revision: 48 bits, far beyond the handful of revisions an instance ever has, short enough to read aloud."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Everything the process can feel, before port and identity. Its hash is the revision."""
+
+    argv: tuple[str, ...]
+    """Executable, subcommand and options; without host, port and keys. May hold ``{host}``/``{port}`` where a backend says so."""
+    environment: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    """Only what was declared (backends, then instance); None unsets a variable."""
+    inherit_environment: bool | tuple[str, ...] = True
+    working_directory: str | None = None
+    host: str = "127.0.0.1"
+    """Address the backend listens on."""
+    port: int | None = None
+    """A pinned port; None lets the runtime assign one."""
+    backend_type: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        """Plain data with sorted keys, enough to rebuild the launch with :meth:`from_json`."""
+        return {
+            "argv": list(self.argv),
+            "environment": dict(sorted(self.environment.items())),
+            "inherit_environment": self.inherit_environment
+            if isinstance(self.inherit_environment, bool)
+            else list(self.inherit_environment),
+            "working_directory": self.working_directory,
+            "host": self.host,
+            "port": self.port,
+            "backend_type": self.backend_type,
+        }
+
+    def revision(self) -> str:
+        """First hex digits of the SHA-256 over everything the process can feel."""
+        text = json.dumps(self.as_json(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:REVISION_LENGTH]
+
+
+class Verdict(StrEnum):
+    """What a probe's answer means."""
+
+    READY = "ready"
+    LOADING = "loading"
+    FAILED = "failed"
+    """It will never become ready by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One HTTP question to a backend."""
+
+    method: str = "GET"
+    path: str = "/health"
+    body: bytes | None = None
+    timeout: float | None = None
+    """Seconds; None takes the instance's ``probe.timeout``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionProblem:
+    """A problem inside one instance, before the file and its positions are known."""
+
+    path: tuple[str | int, ...]
+    """Below the instance: ``("backend_options", "tensor-parallel-size")``, with the key as the user wrote it."""
+    message: str
+    hint: str | None = None
+    warning: bool = False
+    on_key: bool = False
+    """True points at the key (unknown name), False at the value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedCommand:
+    """A pasted command line, understood."""
+
+    backend_type: str
+    backend_options: Mapping[str, OptionValue]
+    environment: Mapping[str, str]
+    extra_args: tuple[str, ...]
+    executable: str | None
+    """Shell-quoted, only when it was a path or wrapper other than the plain name."""
+    name: str
+    """A suggested instance name that satisfies ``NAME_PATTERN``."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a backend answers."""
+
+    host: str
+    port: int
+    base_path: str = ""
+    """Prefix before the backend's own routes (``external`` urls); without a trailing slash, without ``/v1``."""
+    tls: bool = False
+    api_key: str | None = field(default=None, repr=False)
+    """Sent to the backend as a bearer token; never the client's."""
+
+    def url(self, path: str) -> str:
+        """The whole URL of one of the backend's routes."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.base_path}{path}"
+
+
+class Backend(Protocol):
+    """What runs: one file in the backends room. Pure."""
+
+    @property
+    def kind(self) -> str:
+        """The ``backend_type``."""
+        ...
+
+    @property
+    def start_timeout(self) -> float:
+        """Default for ``start_timeout``, seconds."""
+        ...
+
+    @property
+    def parse_routes(self) -> tuple[str, ...]:
+        """Names under ``/api/v1/backends/`` whose parse-command this backend answers; empty for none."""
+        ...
+
+    def options_schema(self) -> Mapping[str, object]:
+        """JSON schema (2020-12) of ``backend_options``."""
+        ...
+
+    def check(self, spec: InstanceSpec) -> Sequence[OptionProblem]:
+        """Everything wrong or doubtful with the instance's options, extra_args and executable."""
+        ...
+
+    def launch(self, spec: InstanceSpec, backends: BackendsSpec) -> Launch | None:
+        """What to run for a checked instance; None for a backend that is never started by us."""
+        ...
+
+    def command(self, launch: Launch, *, host: str, port: int) -> tuple[str, ...]:
+        """The final argv with the address in it."""
+        ...
+
+    def key_environment(self, api_key: str) -> Mapping[str, str]:
+        """Variables that make the backend demand this key; empty when it knows no keys."""
+        ...
+
+    def external(self, spec: InstanceSpec, environ: Mapping[str, str]) -> Endpoint | None:
+        """Where a backend that is never started answers; None for the others."""
+        ...
+
+    def served_model(self, spec: InstanceSpec) -> str | None:
+        """The name the backend wants in a request's ``model``; None leaves the client's value alone."""
+        ...
+
+    def readiness(self, spec: InstanceSpec) -> Probe:
+        """The question whose answer says that requests can be served."""
+        ...
+
+    def liveness(self, spec: InstanceSpec) -> Probe:
+        """The cheap question asked while it serves."""
+        ...
+
+    def judge(self, status: int, body: bytes) -> Verdict:
+        """What an answer to :meth:`readiness` means; ``body`` may be cut at 64 KiB."""
+        ...
+
+    def parse(self, command: str) -> ParsedCommand:
+        """Understand a pasted command line; raises Rejected with the position (line, column) of what is wrong."""
+        ...
+
+    def recognises(self, words: Sequence[str]) -> bool:
+        """Whether the first words of a command line are this backend's own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handle:
+    """A runtime's claim ticket for one replica; never a bare pid."""
+
+    instance: str
+    serial: int
+    """Counts up per instance over its whole life, daemon restarts included."""
+    token: str
+    """Random, 128 bits in hex: proof of identity."""
+
+    @property
+    def replica(self) -> str:
+        """Name for people: ``tiny#3``."""
+        return f"{self.instance}#{self.serial}"
+
+
+class ProcessState(StrEnum):
+    """What a runtime knows about one replica."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    """Asked to end, something of it still lives."""
+    EXITED = "exited"
+    """Nothing of it is left; ``exit`` says how."""
+    UNKNOWN = "unknown"
+    """The runtime cannot tell: look again, decide nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitRecord:
+    """How a replica ended."""
+
+    code: int | None = None
+    signal: str | None = None
+    """``SIGKILL`` and so on; None when it exited."""
+    at: float = 0.0
+    """Unix time, seconds."""
+    monotonic: float = 0.0
+    """The host's monotonic clock, seconds; comparable across daemons of one boot."""
+    asked: str | None = None
+    """Why we asked it to end; None when nobody did. See ``ASKED_*``."""
+    error: str | None = None
+    """Set when the program could not be started at all, or its supervisor was lost."""
+    log_tail: tuple[str, ...] = ()
+    """The last lines it printed."""
+
+
+ASKED_STOP = "stop"
+"""The declaration wanted it gone: not a failure."""
+ASKED_FAILED = "failed"
+"""We ended it because it did not become ready or stopped answering: a failure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFacts:
+    """One replica, as its runtime sees it."""
+
+    handle: Handle
+    revision: str
+    state: ProcessState
+    endpoint: Endpoint
+    pid: int | None = None
+    """The backend's own main process."""
+    started_at: float = 0.0
+    """Unix time, seconds."""
+    started_monotonic: float = 0.0
+    stop_since: float | None = None
+    """Monotonic time of the first stop request; None when nobody asked."""
+    killed: bool = False
+    """SIGKILL was sent to everything of it."""
+    exit: ExitRecord | None = None
+    adopted: bool = False
+    """Taken over from an earlier daemon."""
+    ready_since: float | None = None
+    """Monotonic time noted by an earlier or this daemon when it first became ready."""
+    log_path: str | None = None
+    degraded: tuple[str, ...] = ()
+    """What cannot be promised here (``TREE_KILL_DEGRADED``, dropped log bytes), for status."""
+    dropped_log_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOrder:
+    """Everything a runtime needs to start one replica."""
+
+    handle: Handle
+    launch: Launch
+    revision: str
+    command: Callable[[str, int], tuple[str, ...]]
+    """Host and port in, final argv out (the backend's ``command``)."""
+    api_key: str | None = field(default=None, repr=False)
+    key_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ports: tuple[int, int] = (8100, 8999)
+    """First and last port to choose from when the launch pins none."""
+    preferred_port: int | None = None
+    avoid_ports: frozenset[int] = frozenset()
+    """Ports pinned by other instances."""
+    stop: StopSpec = field(default_factory=StopSpec)
+    orphan_ttl: float = 3600.0
+    """Seconds without a daemon after which it ends itself; 0 means never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogFile:
+    """Where a replica's output lies, oldest part first."""
+
+    serial: int
+    paths: tuple[Path, ...]
+    live: bool
+    started_at: float
+
+
+class Runtime(Protocol):
+    """Where it runs: one file in the runtimes room. Effects, no opinions."""
+
+    async def open(self) -> None:
+        """Take back what earlier daemons left; call once before anything else."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything and leave it running."""
+        ...
+
+    def observe(self) -> Sequence[ReplicaFacts]:
+        """All replicas known now, from memory, without I/O; order is by instance and serial."""
+        ...
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` (on the loop's thread) whenever :meth:`observe` would answer differently."""
+        ...
+
+    async def start(self, order: StartOrder) -> ReplicaFacts:
+        """Start one replica; Transient (port taken, disk full) or Terminal (cannot ever work) when it cannot."""
+        ...
+
+    async def stop(self, handle: Handle, *, asked: str) -> None:
+        """Send the stop signal to the main process, once; Missing when it is gone."""
+        ...
+
+    async def kill(self, handle: Handle, *, asked: str) -> None:
+        """SIGKILL everything that belongs to the replica; Missing when it is gone."""
+        ...
+
+    async def forget(self, handle: Handle) -> None:
+        """Drop the record of an exited replica (its log stays for ``logs --previous``)."""
+        ...
+
+    async def note_ready(self, handle: Handle, at: float) -> None:
+        """Remember with the replica when it became ready (monotonic seconds), for later daemons."""
+        ...
+
+    def logs(self, instance: str) -> Sequence[LogFile]:
+        """Log files of the instance's replicas, oldest first, ended ones included."""
+        ...
+
+
+__all__ = [
+    "ASKED_FAILED",
+    "ASKED_STOP",
+    "Backend",
+    "Endpoint",
+    "ExitRecord",
+    "Handle",
+    "Launch",
+    "LogFile",
+    "OptionProblem",
+    "ParsedCommand",
+    "Probe",
+    "Problem",
+    "ProcessState",
+    "ReplicaFacts",
+    "Runtime",
+    "StartOrder",
+    "Verdict",
+]
