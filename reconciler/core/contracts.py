@@ -145,8 +145,11 @@ class Backend(Protocol):
         """JSON schema (2020-12) of ``backend_options``."""
         ...
 
-    def check(self, spec: InstanceSpec) -> Sequence[OptionProblem]:
-        """Everything wrong or doubtful with the instance's options, extra_args and executable."""
+    def check(self, spec: InstanceSpec, *, allow_hosts: frozenset[str] = frozenset()) -> Sequence[OptionProblem]:
+        """Everything wrong or doubtful with the instance's options, extra_args and executable.
+
+        ``allow_hosts`` are the addresses beside loopback that a backend may listen on (``server.allow_backend_hosts``).
+        """
         ...
 
     def launch(self, spec: InstanceSpec, backends: BackendsSpec) -> Launch | None:
