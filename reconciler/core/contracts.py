@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from reconciler.core.errors import Problem
 from reconciler.core.spec import BackendsSpec, InstanceSpec, OptionValue, StopSpec
@@ -36,6 +36,9 @@ class Launch:
     port: int | None = None
     """A pinned port; None lets the runtime assign one."""
     backend_type: str = ""
+    served_model: str | None = None
+    """The name this process wants in a request's ``model``; None leaves the client's value alone. It goes with the launch, not
+    with the instance, because an old and a new replica that serve side by side may want different names."""
 
     def as_json(self) -> dict[str, object]:
         """Plain data with sorted keys, enough to rebuild the launch with :meth:`from_json`."""
@@ -49,7 +52,23 @@ class Launch:
             "host": self.host,
             "port": self.port,
             "backend_type": self.backend_type,
+            "served_model": self.served_model,
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Launch:
+        """The launch that :meth:`as_json` described; KeyError or TypeError when it is something else."""
+        inherit = data["inherit_environment"]
+        return cls(
+            argv=tuple(data["argv"]),
+            environment=dict(data["environment"]),
+            inherit_environment=inherit if isinstance(inherit, bool) else tuple(inherit),
+            working_directory=data["working_directory"],
+            host=data["host"],
+            port=data["port"],
+            backend_type=data["backend_type"],
+            served_model=data["served_model"],
+        )
 
     def revision(self) -> str:
         """First hex digits of the SHA-256 over everything the process can feel."""
@@ -116,6 +135,8 @@ class Endpoint:
     tls: bool = False
     api_key: str | None = field(default=None, repr=False)
     """Sent to the backend as a bearer token; never the client's."""
+    served_model: str | None = None
+    """See ``Launch.served_model``."""
 
     def url(self, path: str) -> str:
         """The whole URL of one of the backend's routes."""
