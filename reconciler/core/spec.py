@@ -20,6 +20,8 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 """Instance names: up to 63 characters, first a letter or digit; they become folder names and log fields."""
 
 DURATION_PATTERN = r"^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$"
+LONGEST_DURATION = 3650 * 86400.0
+"""Seconds; beyond it clocks and timers misbehave, and nobody means it."""
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -32,7 +34,10 @@ def parse_duration(value: object) -> object:
         raise ValueError(f"a duration needs a unit: write {value}s, or {value}m")
     if not isinstance(value, str) or not re.match(DURATION_PATTERN, value):
         raise ValueError("expected a duration such as 90s, 10m or 1h30m")
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
+    if seconds > LONGEST_DURATION:
+        raise ValueError("a duration may be ten years (3650d) at most")
+    return seconds
 
 
 Duration = Annotated[
@@ -144,8 +149,8 @@ class RestartSpec(_Model):
 class ProbeSpec(_Model):
     """Liveness of a ready replica; a probe never counts as use."""
 
-    interval: Duration = 10.0
-    timeout: Duration = 5.0
+    interval: Duration = Field(10.0, gt=0, description="Pause between two probes.")
+    timeout: Duration = Field(5.0, gt=0, description="How long one probe may take.")
     failure_threshold: int = Field(3, ge=1)
 
 
@@ -194,10 +199,9 @@ class InstanceSpec(_Model):
         (), strict=False, description="Raw arguments, passed on in order, untouched."
     )
     environment: Environment = Field(default_factory=dict, description="Variables; null unsets one.")
-    inherit_environment: bool | tuple[StrictText, ...] = Field(
+    inherit_environment: bool | Annotated[tuple[StrictText, ...], Field(strict=False)] = Field(
         True,
         union_mode="left_to_right",
-        strict=False,
         description="false or a list narrows what is inherited from the daemon.",
     )
     working_directory: StrictText | None = Field(None, min_length=1)
