@@ -1,0 +1,261 @@
+"""A backend version's options as frozen data: spellings, type, arity, choices, default, negative form.
+
+The tables are the JSON files in ``vocabulary/``, read once when first asked for. A table read from an installed program goes
+through the same :meth:`Vocabulary.from_json`, so nothing here knows which version it holds. Nothing here renders or parses.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from importlib import resources
+from typing import Any
+
+from pydantic import JsonValue
+
+
+class Kind(StrEnum):
+    """How many words an option takes, and how."""
+
+    SWITCH = "switch"
+    """No value: the flag says yes, its negative flag (where there is one) says no."""
+    VALUE = "value"
+    """One value."""
+    LIST = "list"
+    """One flag, then one or more values."""
+    APPEND = "append"
+    """One value; the flag may be repeated."""
+    COMMA = "comma"
+    """One value that holds a list, separated by commas."""
+    TUPLE = "tuple"
+    """One flag, then exactly ``count`` values."""
+
+
+class Type(StrEnum):
+    """What a value (or each item of a list) is."""
+
+    BOOL = "bool"
+    INT = "int"
+    FLOAT = "float"
+    STR = "str"
+    JSON = "json"
+    ANY = "any"
+    """A word or a number; the server reads it itself."""
+
+
+class Syntax(StrEnum):
+    """Which manner of command line the server reads."""
+
+    ARGPARSE = "argparse"
+    """Python's argparse: ``--flag=value``, unique prefixes."""
+    VLLM = "vllm"
+    """vLLM's extension of argparse: underscores, dotted JSON flags."""
+    LLAMA = "llama"
+    """llama.cpp's own: the next word is the value, whatever it looks like; no ``=``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of one version of one server."""
+
+    name: str
+    """Canonical key, with underscores."""
+    flags: tuple[str, ...]
+    kind: Kind
+    type: Type
+    count: int = 1
+    """Number of values of a ``TUPLE``."""
+    choices: tuple[JsonValue, ...] = ()
+    words: tuple[str, ...] = ()
+    """Words that a number may be instead (``auto``)."""
+    pattern: str | None = None
+    """Further texts that the server reads as a number (``32k``), a regular expression for the whole text."""
+    nullable: bool = False
+    """The server reads ``None`` and the empty text as absent."""
+    text: bool = False
+    """A JSON option that also takes plain text."""
+    multiline: bool = False
+    """Line breaks and tabs belong to its values (templates, grammars)."""
+    default: JsonValue = None
+    """The server's own default; None when it has none or it is not plain data."""
+    negative: tuple[str, ...] = ()
+    repeat: bool = False
+    """A ``COMMA`` option whose flag may also be repeated."""
+    optional: bool = False
+    """The flag may stand without its value."""
+    positional: bool = False
+    """May be given as a bare word."""
+    secret: bool = False
+    exits: bool = False
+    """The server prints something and ends."""
+    deprecated: bool = False
+    removed: str | None = None
+    """What to do instead; the server refuses the option."""
+    env: str | None = None
+    """Variable that sets it too."""
+    group: str = ""
+    help: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The spelling that is rendered: the canonical name's own flag, else the first long one, else the first."""
+        own = "--" + self.name.replace("_", "-")
+        if own in self.flags:
+            return own
+        return next((flag for flag in self.flags if flag.startswith("--")), self.flags[0])
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every name it may have in a file, with underscores, the canonical one first."""
+        long = [flag[2:].replace("-", "_") for flag in self.flags if flag.startswith("--")]
+        return tuple(dict.fromkeys([self.name, *long]))
+
+    @property
+    def many(self) -> bool:
+        """Whether a list is a natural value."""
+        return self.kind in (Kind.LIST, Kind.APPEND, Kind.COMMA, Kind.TUPLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """A flag that earlier versions had."""
+
+    hint: str
+    becomes: Mapping[str, JsonValue] = field(default_factory=dict)
+    """The same meaning in this version's options; empty when there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """``option`` set (and not false) wants ``needs`` set (and not false)."""
+
+    option: str
+    needs: str
+    message: str
+    hint: str
+    warning: bool
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All options of one version of one server, found by any spelling."""
+
+    backend: str
+    version: str
+    program: str
+    """What messages call the server."""
+    syntax: Syntax
+    options: tuple[Option, ...]
+    gone: Mapping[str, Gone]
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Vocabulary:
+        """Build one from a table's plain data; raises KeyError, TypeError or ValueError when it is no such table."""
+        return cls(
+            backend=data["backend"],
+            version=data["version"],
+            program=data["program"],
+            syntax=Syntax(data["syntax"]),
+            options=tuple(_option(entry) for entry in data["options"]),
+            gone={flag: Gone(**entry) for flag, entry in data["gone"].items()},
+            rules=tuple(
+                Rule(
+                    option=entry["option"],
+                    needs=entry["needs"],
+                    message=entry["message"],
+                    hint=entry["hint"],
+                    warning=entry["severity"] == "warning",
+                )
+                for entry in data["rules"]
+            ),
+        )
+
+    def __iter__(self) -> Iterator[Option]:
+        return iter(self.options)
+
+    def __getitem__(self, name: str) -> Option:
+        """The option with this canonical name; KeyError for none."""
+        return self._by_key[name]
+
+    @cached_property
+    def _by_key(self) -> Mapping[str, Option]:
+        return _index((key, option) for option in self.options for key in option.keys)
+
+    @cached_property
+    def _by_flag(self) -> Mapping[str, tuple[Option, bool]]:
+        positive = ((flag, (option, True)) for option in self.options for flag in option.flags)
+        negative = ((flag, (option, False)) for option in self.options for flag in option.negative)
+        return {**dict(negative), **dict(positive)}
+
+    def by_key(self, key: str) -> Option | None:
+        """The option that a file's key means, with dashes or underscores; None for an unknown one."""
+        return self._by_key.get(key.replace("-", "_"))
+
+    def by_flag(self, flag: str) -> tuple[Option, bool] | None:
+        """The option behind a command line flag and whether the flag says yes; underscores count as dashes."""
+        found = self._by_flag.get(flag)
+        if found is None and flag.startswith("--"):
+            found = self._by_flag.get("--" + flag[2:].replace("_", "-"))
+        return found
+
+    def by_prefix(self, flag: str) -> tuple[str, Option, bool] | None:
+        """The one long flag that starts so, as argparse finds it; None for none or several options."""
+        start = "--" + flag[2:].replace("_", "-")
+        hits = {hit[0].name: (name, *hit) for name, hit in self._by_flag.items() if name.startswith(start)}
+        return next(iter(hits.values())) if len(hits) == 1 else None
+
+    def gone_flag(self, flag: str) -> Gone | None:
+        """What became of a flag of an earlier version."""
+        return self.gone.get("--" + flag.lstrip("-").replace("_", "-"))
+
+    def nearest_key(self, key: str) -> str | None:
+        """The known key most like this one, spelled with the dashes or underscores that the user prefers."""
+        wanted = key.lstrip("-").replace("-", "_").lower()
+        short = self._by_flag.get("-" + key.lstrip("-"))
+        if short is not None:
+            return short[0].name
+        close = get_close_matches(wanted, self._by_key, n=1, cutoff=0.6)
+        if not close:
+            return None
+        return close[0].replace("_", "-") if "-" in key else close[0]
+
+    def nearest_flag(self, flag: str) -> str | None:
+        """The known flag most like this one."""
+        wanted = flag.replace("_", "-").lower()
+        glued = re.fullmatch(r"(-[A-Za-z]+)=?(\d+)", flag)
+        if glued and glued[1] in self._by_flag:
+            return f"{glued[1]} {glued[2]}"
+        close = get_close_matches(wanted, self._by_flag, n=1, cutoff=0.6)
+        return close[0] if close else None
+
+
+def _index(pairs: Iterable[tuple[str, Option]]) -> dict[str, Option]:
+    """First come, first kept: a canonical name is never taken over by another option's further name."""
+    index: dict[str, Option] = {}
+    for key, option in pairs:
+        index.setdefault(key, option)
+    return index
+
+
+_TUPLES = ("flags", "choices", "words", "negative")
+
+
+def _option(entry: Mapping[str, Any]) -> Option:
+    plain = {**entry, "kind": Kind(entry["kind"]), "type": Type(entry["type"])}
+    for name in _TUPLES:
+        if name in plain:
+            plain[name] = tuple(plain[name])
+    return Option(**plain)
+
+
+@lru_cache(maxsize=8)
+def load(backend: str) -> Vocabulary:
+    """The packaged vocabulary of a backend, read once."""
+    text = (resources.files("reconciler.backends") / "vocabulary" / f"{backend}.json").read_text(encoding="utf-8")
+    return Vocabulary.from_json(json.loads(text))
