@@ -42,20 +42,23 @@ def product(root: Path, component: str, name: str) -> Path | None:
 
 
 def install(component: str, root: Path) -> None:
-    """Install one component unless it is there already; raises InstallFailed."""
+    """Install one component, and what it needs, unless it is there already; raises InstallFailed."""
     recipe = RECIPES[component]()
     for needed in recipe.needs:
         install(needed, root)
+    ensure(recipe, root)
+
+
+def ensure(recipe: Recipe, root: Path) -> None:
+    """Carry out one recipe unless its finished install is there; raises InstallFailed."""
     slot = recipe.slot(root)
-    if is_installed(recipe, root):
-        say(f"[{component}] {recipe.version} is installed in {slot.folder}")
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    with slot.locked():
-        if is_installed(recipe, root):  # the other installer did it while we waited
-            say(f"[{component}] {recipe.version} is installed in {slot.folder}")
-            return
-        _install_locked(recipe, slot)
+    if not is_installed(recipe, root):
+        root.mkdir(parents=True, exist_ok=True)
+        with slot.locked():
+            if not is_installed(recipe, root):  # another installer may have done it while we waited
+                _install_locked(recipe, slot)
+                return
+    say(f"[{recipe.name}] {recipe.version} is installed in {slot.folder}")
 
 
 def _install_locked(recipe: Recipe, slot: Slot) -> None:

@@ -15,6 +15,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,7 @@ HERE: Final = Path(__file__).resolve().parent
 def _meaning(recipe: type) -> list[str]:
     """A recipe's source without comments and layout, so that only a real change of it reinstalls."""
     own = [owner for owner in recipe.__mro__ if owner not in (Recipe, object)]
-    return [ast.dump(ast.parse(inspect.getsource(owner))) for owner in own]
+    return [ast.dump(ast.parse(textwrap.dedent(inspect.getsource(owner)))) for owner in own]
 
 
 class Recipe:
