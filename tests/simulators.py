@@ -67,6 +67,7 @@ class RunningSimulator:
 
     process: subprocess.Popen[bytes]
     log_file: Path
+    arguments: tuple[str, ...]
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -169,26 +170,29 @@ def running_simulator(
     wait: Literal["ready", "listening", "no"] = "ready",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningSimulator]:
-    """Starts `python -m reconciler.simulator KIND ARGUMENTS --port 0` and ends it, and all its children, afterwards.
+    """Starts `python -m reconciler.simulator KIND ARGUMENTS` and ends it, and all its children, afterwards.
 
-    The model is called `tiny` unless the arguments name one. The environment given is added to ours, keys removed.
+    The model is called `tiny` and the port is a free one unless the arguments say otherwise. The environment given is
+    added to ours, keys removed. A simulator that printed a traceback fails the test.
     """
     own = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     named = kind == "vllm" or any(word in {"--model", "-m"} for word in arguments)
     first = ["serve", "tiny"] if kind == "vllm" and arguments[:1] != ("serve",) else []
+    port = [] if "--port" in arguments else ["--port", "0"]
     model = [] if named else ["--model", "tiny"]
-    command = [sys.executable, "-m", "reconciler.simulator", kind, *first, *arguments, *model, "--port", "0"]
+    command = [sys.executable, "-m", "reconciler.simulator", kind, *first, *arguments, *model, *port]
     with tempfile.TemporaryDirectory(prefix="simulator-") as folder:
         log_file = Path(folder) / "log"
         with log_file.open("wb") as output:
             process = _start(command, output=output, environment={**own, **(environment or {})})
-        simulator = RunningSimulator(process=process, log_file=log_file)
+        simulator = RunningSimulator(process=process, log_file=log_file, arguments=arguments)
         try:
             if wait != "no":
                 simulator.wait_listening()
             if wait == "ready":
                 simulator.wait_ready()
             yield simulator
+            assert "Traceback" not in simulator.log(), simulator.log()
         finally:
             process.kill()
             process.wait(DEADLINE_S)
@@ -200,11 +204,18 @@ def _start(command: list[str], *, output: IO[bytes], environment: Mapping[str, s
 
 
 def _end_children(simulator: RunningSimulator) -> None:
-    for pid, _ in simulator.children():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    if "--children" in simulator.process.args:  # type: ignore[operator]  # Popen keeps the list that it was given
-        until(lambda: not left_by(simulator.pid), "the simulator's children are gone")
+    """Looks for them by their environment, not in the log: the simulator may have died before it wrote of them."""
+    if "--children" not in simulator.arguments:
+        return
+
+    def none_left() -> bool:
+        left = left_by(simulator.pid)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not left
+
+    until(none_left, "the simulator's children are gone")
 
 
 def left_by(pid: int) -> list[psutil.Process]:
