@@ -1,0 +1,144 @@
+"""Collects what is wrong with a source, each with its line of text, once, in the file's order, and without any secret in it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from reconciler.config._tree import Path, Place, words
+from reconciler.core.errors import Problem, Rejected, Severity
+
+MAX_PROBLEMS = 200
+"""Errors after which a load gives up: beyond it the file is something else, and the list is no help to anybody."""
+
+_SECRET_NAME = r"(?:api[_-]?key|[\w-]*token|[\w-]*secret|[\w-]*passw(?:or)?d|[\w-]*credentials?|[\w-]*_key)"
+_SECRET_NAMES = re.compile(_SECRET_NAME, re.IGNORECASE)
+_SECRET_ON_LINE = re.compile(
+    rf"""(?<![\w-])["']?(?:value|{_SECRET_NAME})["']?\s*:\s+(?P<secret>"[^"]*"?|'[^']*'?|[^\s,}}\]#][^,}}\]#]*)""",
+    re.IGNORECASE,
+)
+_SHORTEST_SECRET = 6
+"""Characters; shorter values are no secrets, and hiding every ``1`` or ``on`` would garble messages."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a key's name says that its value should not be shown."""
+    return _SECRET_NAMES.fullmatch(name) is not None
+
+
+def mask_line(line: str) -> str:
+    """The line with literal secrets starred out, columns unchanged; ``${VAR}`` references stay."""
+
+    def star(match: re.Match[str]) -> str:
+        secret = match["secret"].rstrip()
+        if "${" in secret or secret in ("|", ">", "null", "~", "true", "false"):
+            return match[0]
+        start = match.start("secret") - match.start()
+        return match[0][:start] + "*" * len(secret) + match[0][start + len(secret) :]
+
+    return _SECRET_ON_LINE.sub(star, line)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant."""
+    folded = {candidate.lower().replace("-", "_"): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
+    return folded[found[0]] if found else None
+
+
+@dataclass(slots=True)
+class Reporter:
+    """One per load."""
+
+    lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Text of each file, for the caret display."""
+    _problems: list[Problem] = field(default_factory=list)
+    _said: set[tuple[str | None, int | None, int | None, str]] = field(default_factory=set)
+    _unreadable: set[tuple[str | None, int | None, int | None]] = field(default_factory=set)
+    _secrets: dict[str, str] = field(default_factory=dict)
+
+    def hide(self, secret: str, shown: str = "***") -> None:
+        """Never let this text appear in a message."""
+        if len(secret) >= _SHORTEST_SECRET:
+            self._secrets[secret] = shown
+
+    def error(
+        self,
+        place: Place | None,
+        message: str,
+        *,
+        path: Path = (),
+        hint: str | None = None,
+        code: str = "CONFIG_INVALID",
+        also: tuple[Place, ...] = (),
+        warning: bool = False,
+    ) -> None:
+        """Note one problem at a place of a file, or of the environment (``place.line`` 0)."""
+        self.add(
+            Problem(
+                message=message,
+                hint=hint,
+                code=code,
+                severity=Severity.WARNING if warning else Severity.ERROR,
+                file=place.file if place else None,
+                line=place.line if place and place.line else None,
+                column=place.column if place and place.line else None,
+                path=words(path),
+                also=also,
+            )
+        )
+
+    def warning(self, place: Place | None, message: str, *, path: Path = (), hint: str | None = None) -> None:
+        """Note something doubtful that does not stop the file from being used."""
+        self.error(place, message, path=path, hint=hint, warning=True)
+
+    def add(self, problem: Problem) -> None:
+        """Note a problem; dropped when it stands already, or when its value could not be read in the first place."""
+        spot = (problem.file, problem.line, problem.column)
+        if problem.path and spot in self._unreadable and problem.severity is Severity.ERROR:
+            return
+        problem = replace(
+            problem, message=self._clean(problem.message), hint=problem.hint and self._clean(problem.hint)
+        )
+        if (*spot, problem.message) in self._said:
+            return
+        self._said.add((*spot, problem.message))
+        if problem.source is None and problem.file is not None and problem.line is not None:
+            lines = self.lines.get(problem.file, ())
+            if problem.line <= len(lines):
+                problem = replace(problem, source=mask_line(lines[problem.line - 1]))
+        self._problems.append(problem)
+        if len(self._problems) > MAX_PROBLEMS:
+            more = Problem(message=f"more than {MAX_PROBLEMS} problems; the rest is not shown", file=problem.file)
+            raise Rejected(*self.errors, more)
+
+    def unreadable(self, problems: Iterable[Problem]) -> None:
+        """Note what the parser found; later complaints about the same values are echoes of it."""
+        for problem in problems:
+            self.add(problem)
+            self._unreadable.add((problem.file, problem.line, problem.column))
+
+    def _clean(self, text: str) -> str:
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, self._secrets[secret])
+        return text
+
+    def has(self, path: Path) -> bool:
+        """Whether an error at exactly this path was noted."""
+        return any(problem.path == words(path) for problem in self.errors)
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """All errors, in the file's order."""
+        return self._sorted(Severity.ERROR)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """All warnings, in the file's order."""
+        return self._sorted(Severity.WARNING)
+
+    def _sorted(self, severity: Severity) -> tuple[Problem, ...]:
+        chosen = [problem for problem in self._problems if problem.severity is severity]
+        return tuple(sorted(chosen, key=lambda problem: (problem.file or "", problem.line or 0, problem.column or 0)))

@@ -1,0 +1,254 @@
+"""Files to a ``Fleet``, or ``Rejected`` with everything that is wrong, each problem at its file, line and column.
+
+Read top to bottom, :func:`load` is the list of steps. Nothing here has an effect but reading key files; no half-checked value leaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Set
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from reconciler.config._checks import Declared, FleetCheck, check_executables, check_key_instances
+from reconciler.config._expand import Expander
+from reconciler.config._guard import Guard
+from reconciler.config._keys import KeyReader
+from reconciler.config._merge import filled, merge_files, section, with_defaults
+from reconciler.config._parse import Document, parse, safe_lines
+from reconciler.config._problems import Reporter, is_secret_name
+from reconciler.config._structure import check_structure, convert_options
+from reconciler.config._tree import Entry, Place, Scalar, Table, find, locate, plain, scalars, without
+from reconciler.config._tree import Path as TreePath
+from reconciler.config.source import Source, SourceFile
+from reconciler.core.contracts import Backend, OptionProblem
+from reconciler.core.errors import Rejected
+from reconciler.core.spec import AuthSpec, BackendsSpec, Fleet, InstanceSpec, ServerSpec
+
+OVERRIDES: Mapping[str, tuple[str, str]] = {
+    "LLAMACTL_HOST": ("server", "host"),
+    "LLAMACTL_PORT": ("server", "port"),
+    "LLAMACTL_LLAMA_EXECUTABLE": ("backends", "llama_executable"),
+    "LLAMACTL_MLX_LM_EXECUTABLE": ("backends", "mlx_lm_executable"),
+    "LLAMACTL_VLLM_EXECUTABLE": ("backends", "vllm_executable"),
+}
+"""Variables that win over the file, by the setting they stand for. An empty variable counts as unset."""
+
+_AnyModel = TypeVar("_AnyModel", bound=BaseModel)
+
+
+def load(source: Source, *, backends: Mapping[str, Backend], environ: Mapping[str, str]) -> Fleet:
+    """The fleet that a source declares; Rejected with every error at once. Doubtful things are in ``Fleet.warnings``.
+
+    ``environ`` serves ``${VAR}``, keys given by ``env`` and the ``LLAMACTL_*`` overrides; nothing else is read from it.
+    """
+    reporter = Reporter()
+    root = _document(source, reporter)
+    root = Expander(environ=environ, reporter=reporter).table(root)
+    _hide_secrets(root, reporter)
+    root, faulty = check_structure(root, backends, reporter)
+    return _Loading(root=root, faulty=faulty, backends=backends, environ=environ, reporter=reporter).fleet(source)
+
+
+def load_text(
+    data: bytes, *, name: str, backends: Mapping[str, Backend], environ: Mapping[str, str], root: Path | None = None
+) -> Fleet:
+    """:func:`load` for bytes that are not in a file (yet): a request's body, a file not written. ``name`` is shown in messages.
+
+    Relative key files are looked up beside ``root``, the file that the text stands for (by default ``name``).
+    """
+    file = SourceFile(name=name, data=data)
+    digest = hashlib.sha256(data).hexdigest()
+    source = Source(root=root or Path(name), files=(file,), identity=(), content_hash=digest)
+    return load(source, backends=backends, environ=environ)
+
+
+def _document(source: Source, reporter: Reporter) -> Table:
+    """All files as one tree; Rejected when any of them cannot be read as YAML."""
+    guard = Guard()
+    documents: list[Document] = []
+    lines: dict[str, tuple[str, ...]] = {}
+    refusals: list[Rejected] = []
+    for file in source.files:
+        try:
+            document = parse(file.data, name=file.name, guard=guard)
+        except Rejected as refusal:
+            refusals.append(refusal)
+            lines[file.name] = safe_lines(file.data, file.name)
+        else:
+            documents.append(document)
+            lines[file.name] = document.lines
+    reporter.lines = lines
+    for document in documents:
+        reporter.unreadable(document.problems)
+    for failed in refusals:
+        reporter.unreadable(failed.problems)
+    if refusals:
+        raise Rejected(*reporter.errors)
+    return merge_files(tuple(document.root for document in documents), reporter)
+
+
+def _hide_secrets(root: Table, reporter: Reporter) -> None:
+    """Literal secrets never appear in a message, whoever words it."""
+    for path, scalar in scalars(root):
+        name = path[-1] if path else ""
+        in_auth = path[:1] == ("auth",) and name in ("value", "sha256")
+        if isinstance(scalar.value, str) and (in_auth or (isinstance(name, str) and is_secret_name(name))):
+            reporter.hide(scalar.value)
+
+
+class _Loading:
+    """The second half of a load: from a checked shape to values."""
+
+    def __init__(
+        self,
+        *,
+        root: Table,
+        faulty: Set[TreePath],
+        backends: Mapping[str, Backend],
+        environ: Mapping[str, str],
+        reporter: Reporter,
+    ) -> None:
+        self.root = root
+        self.faulty = faulty
+        self.backends = backends
+        self.environ = environ
+        self.reporter = reporter
+        self.defaults = filled(self._usable(("defaults",), section(root, "defaults")))
+
+    def fleet(self, source: Source) -> Fleet:
+        """Everything, or Rejected."""
+        tables = {name: self._overridden(name, section(self.root, name)) for name in ("server", "auth", "backends")}
+        server = self._model(ServerSpec, ("server",), tables["server"])
+        auth = self._model(AuthSpec, ("auth",), tables["auth"]) or AuthSpec()
+        programs = self._model(BackendsSpec, ("backends",), tables["backends"]) or BackendsSpec()
+        names = {name: entry.key_place for name, entry in section(self.root, "instances").entries.items()}
+        allow_hosts = frozenset(server.allow_backend_hosts) if server else frozenset()
+        declared = [one for name in names if (one := self._instance(name, allow_hosts)) is not None]
+        FleetCheck(
+            declared=declared,
+            names=names,
+            server=server or ServerSpec(),
+            server_table=tables["server"],
+            defaults=self.defaults,
+            reporter=self.reporter,
+        ).run()
+        check_executables(programs, tables["backends"], self.reporter)
+        check_key_instances(auth, tables["auth"], names, self.reporter)
+        base = source.root if source.root.is_dir() else source.root.parent
+        keys = KeyReader(auth=tables["auth"], base=base, environ=self.environ, reporter=self.reporter)
+        management, inference = keys.management(auth), keys.inference(auth)
+        if self.reporter.errors:
+            raise Rejected(*self.reporter.errors)
+        return Fleet(
+            server=server or ServerSpec(),
+            backends=programs,
+            instances={one.name: one.spec for one in declared},
+            management_keys=management,
+            inference_keys=inference,
+            warnings=self.reporter.warnings,
+            content_hash=source.content_hash,
+        )
+
+    def _usable(self, path: TreePath, table: Table) -> Table:
+        """The table without the settings that were already reported."""
+        depth = len(path)
+        wrong = {str(bad[depth]) for bad in self.faulty if len(bad) > depth and bad[:depth] == path}
+        return without(table, frozenset(wrong))
+
+    def _overridden(self, name: str, table: Table) -> Table:
+        """A section with the variables that win over it."""
+        table = self._usable((name,), table)
+        entries = dict(table.entries)
+        for variable, (where, setting) in OVERRIDES.items():
+            text = self.environ.get(variable, "").strip()
+            if where != name or not text:
+                continue
+            place = Place(f"${variable}", 0, 0)
+            value: str | int = text
+            if setting == "port":
+                if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 65535:
+                    message = f"{variable} must be a whole number from 1 to 65535"
+                    self.reporter.error(place, message, path=(where, setting))
+                    continue
+                value = int(text)
+            entries[setting] = Entry(place, Scalar(value, place, text))
+        return Table(entries, table.place)
+
+    def _model(self, model: type[_AnyModel], path: TreePath, table: Table) -> _AnyModel | None:
+        """The model; what it refuses is reported and left out, None when even the rest is refused."""
+        for _ in range(2):
+            try:
+                return model.model_validate(plain(table))
+            except ValidationError as error:
+                wrong: set[str] = set()
+                for detail in error.errors(include_url=False, include_input=False):
+                    at = _existing(table, detail["loc"])
+                    cause = detail.get("ctx", {}).get("error")
+                    text = str(cause) if cause is not None else detail["msg"].replace("Input should be", "expected")
+                    self.reporter.error(locate(table, at), text, path=(*path, *at))
+                    wrong.update(str(step) for step in detail["loc"][:1])
+                table = without(table, frozenset(wrong))
+        return None
+
+    def _instance(self, name: str, allow_hosts: frozenset[str]) -> Declared | None:
+        """One instance, merged and checked; None when it is not even that."""
+        path: TreePath = ("instances", name)
+        entry = section(self.root, "instances").entries[name]
+        if path in self.faulty:
+            return None
+        written = entry.node if isinstance(entry.node, Table) else Table({}, entry.node.place)
+        own = filled(self._usable(path, written))
+        merged = with_defaults(own, self.defaults)
+        kind = find(merged, ("backend_type",))
+        if not isinstance(kind, Scalar) or str(kind.value) not in self.backends:
+            if not any((*start, "backend_type") in self.faulty for start in (path, ("defaults",))):
+                hint = "one of " + ", ".join(sorted(self.backends))
+                self.reporter.error(entry.key_place, f"`{name}` has no backend_type", path=path, hint=hint)
+            return None
+        backend = self.backends[str(kind.value)]
+        options = merged.entries.get("backend_options")
+        if options is not None and any(scalar.variables for _, scalar in scalars(options.node)):
+            converted = Entry(options.key_place, convert_options(options.node, backend))
+            merged = Table({**merged.entries, "backend_options": converted}, merged.place)
+        spec = self._model(InstanceSpec, path, merged)
+        if spec is None:
+            return None
+        one = Declared(name=name, key_place=entry.key_place, own=own, merged=merged, spec=spec)
+        if not any(
+            bad[:3] == (*path, "backend_options") or bad[:2] == ("defaults", "backend_options") for bad in self.faulty
+        ):
+            for problem in backend.check(spec, allow_hosts=allow_hosts):
+                self._option_problem(one, problem)
+        return one
+
+    def _option_problem(self, one: Declared, problem: OptionProblem) -> None:
+        """A backend's finding, at its place: in the instance, or in ``defaults`` when that is where the value comes from."""
+        whole = Table({one.name: Entry(one.key_place, one.merged)}, one.key_place)
+        on_key = problem.on_key or not isinstance(find(one.merged, problem.path), Scalar)
+        place = locate(whole, (one.name, *problem.path), on_key=on_key)
+        in_defaults = find(self.defaults, problem.path) is not None and bool(problem.path)
+        if in_defaults and locate(self.defaults, problem.path, on_key=on_key) == place:
+            path: TreePath = ("defaults", *problem.path)
+        else:
+            path = one.path(problem.path)
+        say: Callable[..., None] = self.reporter.warning if problem.warning else self.reporter.error
+        say(place, problem.message, path=path, hint=problem.hint)
+
+
+def _existing(table: Table, location: tuple[str | int, ...]) -> TreePath:
+    """The part of a validator's location that is in the document: unions add names of their own."""
+    path: TreePath = ()
+    for step in location:
+        if find(table, (*path, step)) is None:
+            break
+        path = (*path, step)
+    return path or location[:1]
+
+
+def same_meaning(one: Fleet, other: Fleet) -> bool:
+    """Whether two fleets differ in nothing but their bytes and the places of their warnings."""
+    return changed(one, content_hash="", warnings=()) == changed(other, content_hash="", warnings=())
