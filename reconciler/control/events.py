@@ -41,9 +41,7 @@ class EventLog:
 
     def add(self, kind: str, message: str, *, instance: str | None = None) -> Event:
         """Record one event and wake the readers."""
-        event = Event(
-            id=self._next, at=rfc3339(self._clock.now()), kind=kind, instance=instance, message=message
-        )
+        event = Event(id=self._next, at=rfc3339(self._clock.now()), kind=kind, instance=instance, message=message)
         self._next += 1
         self._ring.append(event)
         self._news.set()

@@ -11,6 +11,8 @@ from reconciler.core.lifecycle import Phase, describe_exit, exhausted, phase_of
 from reconciler.core.observed import Health, History, Replica
 from reconciler.core.plan import Wait, WaitFor
 
+_OFF = (Mode.DISABLED, Mode.ENDING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
@@ -54,7 +56,7 @@ class Situation:
         if self.desired is None:
             return False
         if self.desired.launch is None:
-            return self.desired.mode is not Mode.DISABLED and self.external is not None and self.external.ready
+            return self.desired.mode not in _OFF and self.external is not None and self.external.ready
         return self.ready_count >= self.desired.replicas
 
     @property
@@ -62,7 +64,7 @@ class Situation:
         """What runs is what is declared, and nothing else runs."""
         if self.desired is None:
             return not self.live
-        if self.desired.mode is Mode.DISABLED:
+        if self.desired.mode in _OFF:
             return not self.live
         restarted = self.history.restart_requested_at or 0.0
         return all(
@@ -73,7 +75,7 @@ class Situation:
     @property
     def idle(self) -> bool:
         """Declared, but not meant to have processes now."""
-        if self.desired is None or self.desired.mode is Mode.DISABLED:
+        if self.desired is None or self.desired.mode in _OFF:
             return True
         return self.desired.mode is Mode.ON_DEMAND and not self.live and not self.waits_for(WaitFor.BACKOFF)
 
@@ -90,7 +92,7 @@ class Situation:
 def phase(situation: Situation) -> Phase:
     """The instance's phase: what its replicas are doing, taken together."""
     if situation.desired is not None and situation.desired.launch is None:
-        if situation.desired.mode is Mode.DISABLED:
+        if situation.desired.mode in _OFF:
             return Phase.STOPPED
         return Phase.READY if situation.ready else Phase.UNREADY
     phases = {phase_of(replica) for replica in situation.live}
@@ -153,7 +155,7 @@ def _up_to_date(situation: Situation) -> Condition:
 def _stalled(situation: Situation) -> Condition:
     desired = situation.desired
     fine = Condition(type="Stalled", status=False, reason="Moving", message="")
-    if desired is None or desired.launch is None or desired.mode is Mode.DISABLED:
+    if desired is None or desired.launch is None or desired.mode in _OFF:
         return fine
     failures = situation.history.failures.get(desired.revision)
     if failures is None or (situation.ready and situation.up_to_date):

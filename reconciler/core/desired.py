@@ -16,6 +16,8 @@ class Mode(StrEnum):
     RUNNING = "running"
     ON_DEMAND = "on_demand"
     DISABLED = "disabled"
+    ENDING = "ending"
+    """Everything is being stopped; the declaration does not matter any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

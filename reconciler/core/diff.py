@@ -153,6 +153,8 @@ def _wanted(desired: Desired | None, demand: Demand, current: tuple[Replica, ...
         return 0, "declared as external"
     if desired.mode is Mode.DISABLED:
         return 0, "enabled: false"
+    if desired.mode is Mode.ENDING:
+        return 0, "everything is being stopped"
     if desired.mode is Mode.RUNNING:
         return desired.replicas, ""
     if demand.waiting or demand.in_flight:
@@ -333,7 +335,8 @@ class _InstancePlan:
         room = view.want + (1 if serving else 0)
         if len(view.current) < view.want and view.occupied < room and self._start_allowed():
             self.began_replacement = True
-            self._start(f"{view.cause}; start-first, {serving[0].name} serves until it is ready")
+            beside = f"start-first, {serving[0].name} serves until it is ready" if serving else "nothing served before"
+            self._start(f"{view.cause}; {beside}")
 
     def _replace_stop_first(self) -> None:
         view = self.view

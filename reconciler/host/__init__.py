@@ -1,0 +1,1 @@
+"""The host as the daemon meets it: clock, state folder, HTTP probes."""

@@ -1,0 +1,139 @@
+"""Keeps asking every running replica and external endpoint how it is; the answers are facts for the planner, nothing more.
+
+One task per target. Starting replicas are asked often, serving ones every ``probe.interval``; a probe is never counted as use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from reconciler.core.contracts import Backend, Endpoint, Probe, Verdict
+from reconciler.core.observed import Health
+from reconciler.core.spec import ProbeSpec
+from reconciler.host.clock import Clock
+from reconciler.host.probe import Answer, Prober
+
+FIRST_LOOK_S = 0.03
+"""Pause before the second question to a starting replica, seconds: a simulator or llama-server is up within a few tenths."""
+SLOWEST_LOOK_S = 1.0
+"""Longest pause between questions to a starting replica: a 20 minute load is noticed within a second of its end."""
+SLOWER_BY = 1.3
+"""Growth of the pause between questions to a starting replica."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One target to keep asking."""
+
+    key: str
+    backend: Backend
+    endpoint: Endpoint
+    readiness: Probe
+    liveness: Probe
+    policy: ProbeSpec
+    ready: bool
+    """Known to have been ready (adopted): ask the liveness question at once, keep it ready meanwhile."""
+
+
+class Probes:
+    """The set of probe tasks; :meth:`follow` makes it match what is given."""
+
+    def __init__(
+        self, prober: Prober, clock: Clock, *, progress_at: Callable[[str], float | None], changed: Callable[[], None]
+    ) -> None:
+        self._prober = prober
+        self._clock = clock
+        self._progress_at = progress_at
+        self._changed = changed
+        self._tasks: dict[str, tuple[Asked, asyncio.Task[None]]] = {}
+        self._health: dict[str, Health] = {}
+
+    def health(self, key: str) -> Health:
+        """What is known of a target; not ready before the first answer."""
+        return self._health.get(key, Health())
+
+    def follow(self, wanted: Mapping[str, Asked]) -> None:
+        """Ask exactly these from now on."""
+        for key in list(self._tasks):
+            asked, task = self._tasks[key]
+            new = wanted.get(key)
+            if new is None:
+                task.cancel()
+                del self._tasks[key]
+                self._health.pop(key, None)
+            elif replace(new, ready=asked.ready) != asked:
+                task.cancel()
+                self._begin(new)
+        for key, new in wanted.items():
+            if key not in self._tasks:
+                self._health[key] = Health(ready=new.ready)
+                self._begin(new)
+
+    async def close(self) -> None:
+        """End all tasks."""
+        tasks = [task for _, task in self._tasks.values()]
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, asked: Asked) -> None:
+        self._tasks[asked.key] = (asked, asyncio.create_task(self._keep_asking(asked), name=f"probe {asked.key}"))
+
+    async def _keep_asking(self, asked: Asked) -> None:
+        pause = FIRST_LOOK_S
+        while True:
+            if self.health(asked.key).ready:
+                await self._ask_liveness(asked)
+                await self._clock.sleep(asked.policy.interval)
+                continue
+            became_ready = await self._ask_readiness(asked)
+            if not became_ready:
+                await self._clock.sleep(pause)
+                pause = min(pause * SLOWER_BY, SLOWEST_LOOK_S)
+            else:
+                pause = FIRST_LOOK_S
+                await self._clock.sleep(asked.policy.interval)
+
+    async def _ask_readiness(self, asked: Asked) -> bool:
+        answer = await self._prober.ask(asked.endpoint, asked.readiness, deadline=asked.policy.timeout)
+        before = self.health(asked.key)
+        if answer.status is None:
+            self._set(asked.key, replace(before, message=answer.error))
+            return False
+        verdict = asked.backend.judge(answer.status, answer.body)
+        message = _message(answer)
+        if verdict is Verdict.READY:
+            self._set(asked.key, Health(ready=True, message=message))
+            return True
+        hopeless = message if verdict is Verdict.FAILED else None
+        self._set(asked.key, replace(before, hopeless=hopeless, message=message))
+        return False
+
+    async def _ask_liveness(self, asked: Asked) -> None:
+        answer = await self._prober.ask(asked.endpoint, asked.liveness, deadline=asked.policy.timeout)
+        before = self.health(asked.key)
+        if answer.status is not None and answer.status < 400:
+            self._set(asked.key, Health(ready=True, message=_message(answer)))
+            return
+        progress = self._progress_at(asked.key)
+        if progress is not None and self._clock.monotonic() - progress < asked.policy.interval + asked.policy.timeout:
+            return  # it sends tokens: busy, not hung
+        failures = before.failures + 1
+        message = answer.error if answer.status is None else _message(answer)
+        ready = failures < asked.policy.failure_threshold
+        self._set(asked.key, Health(ready=ready, failures=failures, message=message))
+
+    def _set(self, key: str, health: Health) -> None:
+        before = self._health.get(key)
+        self._health[key] = health
+        same = before is not None and replace(before, message="") == replace(health, message="")
+        if not same:
+            self._changed()
+
+
+def _message(answer: Answer) -> str:
+    text = answer.body[:200].decode("utf-8", "replace").strip()
+    return f"HTTP {answer.status}" + (f" {text}" if text and answer.status != 200 else "")
