@@ -194,8 +194,8 @@ class Vocabulary:
         return {**dict(negative), **dict(positive)}
 
     def by_key(self, key: str) -> Option | None:
-        """The option that a file's key means, with dashes or underscores; None for an unknown one."""
-        return self._by_key.get(key.replace("-", "_"))
+        """The option that a file's key means, all dashes or all underscores; None for an unknown one."""
+        return self._by_key.get(key) or (self._by_key.get(key.replace("-", "_")) if "_" not in key else None)
 
     def by_flag(self, flag: str) -> tuple[Option, bool] | None:
         """The option behind a command line flag and whether the flag says yes; underscores count as dashes."""

@@ -1,0 +1,185 @@
+"""What the backends with a vocabulary share: check, launch, command, schema and parse over one option table.
+
+A concrete backend says its names, its readiness rule and what is its own; it adds no plumbing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from reconciler.backends._check import (
+    check_executable,
+    check_extra,
+    check_options,
+    port_number,
+    single_host,
+    split_executable,
+)
+from reconciler.backends._flags import Given, render, resolve
+from reconciler.backends._parse import parse_command
+from reconciler.backends._schema import options_schema
+from reconciler.backends._values import ValueProblem
+from reconciler.backends._vocabulary import Vocabulary, load
+from reconciler.backends._wrappers import Program, names_program
+from reconciler.core.contracts import (
+    Endpoint,
+    Launch,
+    OptionProblem,
+    ParsedCommand,
+    Probe,
+    Verdict,
+)
+from reconciler.core.errors import Problem, Rejected
+from reconciler.core.spec import BackendsSpec, InstanceSpec
+
+DEFAULT_HOST = "127.0.0.1"
+START_TIMEOUT = 300.0
+"""Seconds a start may take unless the instance says other; vLLM takes longer."""
+OURS = frozenset({"host", "port"})
+
+
+def merged_environment(spec: InstanceSpec, backends: BackendsSpec) -> Mapping[str, str | None]:
+    """Declared variables: the backends', then the instance's; None unsets."""
+    return {**backends.environment, **spec.environment}
+
+
+def make_launch(
+    argv: tuple[str, ...], spec: InstanceSpec, backends: BackendsSpec, *, host: str = DEFAULT_HOST, port: int | None = None
+) -> Launch:
+    """A launch with everything that does not depend on the backend."""
+    return Launch(
+        argv=argv,
+        environment=merged_environment(spec, backends),
+        inherit_environment=spec.inherit_environment,
+        working_directory=spec.working_directory,
+        host=host,
+        port=spec.port if port is None else port,
+        backend_type=spec.backend_type,
+    )
+
+
+def health_verdict(status: int) -> Verdict:
+    """2xx is ready; anything else may still become so (a start that never does ends by its timeout)."""
+    return Verdict.READY if 200 <= status < 300 else Verdict.LOADING
+
+
+def executable_words(spec: InstanceSpec, default: str, place: str) -> tuple[str, ...]:
+    """The program to run: the instance's own, else the backends' section's; Rejected names the one that cannot be split."""
+    text, path = (spec.executable, "executable") if spec.executable is not None else (default, place)
+    try:
+        return split_executable(text)
+    except ValueProblem as problem:
+        raise Rejected(Problem(message=problem.message, hint=problem.hint, path=path)) from None
+
+
+class VocabularyBackend:
+    """A backend whose options are a vocabulary. Subclasses set the class attributes and override what differs."""
+
+    kind: str
+    start_timeout: float = START_TIMEOUT
+    parse_routes: tuple[str, ...] = ()
+    program: Program
+    key_variables: tuple[str, ...] = ()
+    """Variables that make the server demand a key."""
+    model_keys: tuple[str, ...] = ("model",)
+    """Options that suggest a name for a parsed command, best first."""
+    refused: Mapping[str, str] = {}
+    """Options that an instance may not set, each with what to do instead."""
+
+    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
+        self._vocabulary = vocabulary
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The options it checks against: those given, else the packaged ones, read when first needed."""
+        return self._vocabulary if self._vocabulary is not None else load(self.kind)
+
+    def options_schema(self) -> Mapping[str, object]:
+        """JSON schema (2020-12) of ``backend_options``."""
+        return options_schema(self.vocabulary, frozenset(self.refused))
+
+    def check(self, spec: InstanceSpec, *, allow_hosts: frozenset[str] = frozenset()) -> Sequence[OptionProblem]:
+        """Everything wrong or doubtful with the instance's options, extra_args and executable."""
+        given, problems = check_options(self.vocabulary, spec, allow_hosts=allow_hosts, refused=self.refused)
+        return (
+            *problems,
+            *self.own_rules(spec, given),
+            *check_extra(self.vocabulary, spec, given, self.refused),
+            *check_executable(spec),
+        )
+
+    def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
+        """Rules that are not data."""
+        yield from ()
+
+    def default_executable(self, backends: BackendsSpec) -> tuple[str, str]:
+        """The executable of the ``backends`` section, and its path there."""
+        raise NotImplementedError
+
+    def launch(self, spec: InstanceSpec, backends: BackendsSpec) -> Launch | None:
+        """What to run for a checked instance; Rejected for an executable or a value that cannot be used."""
+        executable = executable_words(spec, *self.default_executable(backends))
+        given, problems = resolve(self.vocabulary, spec.backend_options)
+        try:
+            if problems:
+                raise ValueProblem(problems[0].message, hint=problems[0].hint)
+            argv = (*executable, *self.arguments(executable, given), *spec.extra_args)
+        except ValueProblem as problem:
+            raise Rejected(Problem(message=problem.message, hint=problem.hint, path="backend_options")) from None
+        host = single_host(given["host"].value) if "host" in given else None
+        port = port_number(given["port"].value) if "port" in given else None
+        return make_launch(argv, spec, backends, host=host or DEFAULT_HOST, port=port)
+
+    def arguments(self, executable: tuple[str, ...], given: Mapping[str, Given]) -> tuple[str, ...]:
+        """The words between executable and extra_args."""
+        return render(self.vocabulary, given, leave=OURS)
+
+    def command(self, launch: Launch, *, host: str, port: int) -> tuple[str, ...]:
+        """The final argv: host and port come last, so that they win over anything before."""
+        return (*launch.argv, "--host", host, "--port", str(port))
+
+    def key_environment(self, api_key: str) -> Mapping[str, str]:
+        """Variables that make the backend demand this key; empty when it knows no keys."""
+        return dict.fromkeys(self.key_variables, api_key)
+
+    def external(self, spec: InstanceSpec, environ: Mapping[str, str]) -> Endpoint | None:
+        """None: it is started by us."""
+        return None
+
+    def served_model(self, spec: InstanceSpec) -> str | None:
+        """None: the server takes any ``model``."""
+        return None
+
+    def option(self, spec: InstanceSpec, name: str) -> JsonValue:
+        """One option's value under whatever spelling it was given; None when absent."""
+        given, _ = resolve(self.vocabulary, spec.backend_options)
+        return given[name].value if name in given else None
+
+    def readiness(self, spec: InstanceSpec) -> Probe:
+        """GET /health."""
+        return Probe()
+
+    def liveness(self, spec: InstanceSpec) -> Probe:
+        """GET /health."""
+        return Probe()
+
+    def judge(self, status: int, body: bytes) -> Verdict:
+        """A 2xx answer is ready."""
+        return health_verdict(status)
+
+    def parse(self, command: str) -> ParsedCommand:
+        """Understand a pasted command line; raises Rejected with line and column."""
+        return parse_command(
+            command,
+            kind=self.kind,
+            vocabulary=self.vocabulary,
+            program=self.program,
+            key_variables=frozenset(self.key_variables),
+            model_keys=self.model_keys,
+        )
+
+    def recognises(self, words: Sequence[str]) -> bool:
+        """Whether the first words of a command line are this backend's own."""
+        return names_program(words, self.program)

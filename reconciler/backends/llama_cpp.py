@@ -1,0 +1,66 @@
+"""llama.cpp's ``llama-server``: 503 on every route while it loads, then 200; the ``model`` of a request is ignored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from reconciler.backends._base import VocabularyBackend
+from reconciler.backends._flags import OPTIONS, Given
+from reconciler.backends._wrappers import Program
+from reconciler.core.contracts import OptionProblem
+from reconciler.core.spec import BackendsSpec, InstanceSpec
+
+SOURCES = ("model", "model_url", "docker_repo", "hf_repo", "models_dir", "models_preset")
+"""Options that say where a model is; a preset (``gpt_oss_20b_default``) does too."""
+_PRESET = re.compile(r".*_(?:default|spec)")
+
+
+class LlamaCpp(VocabularyBackend):
+    """``backend_type: llama_cpp``."""
+
+    kind = "llama_cpp"
+    parse_routes = ("llama-cpp", "llama_cpp")
+    key_variables = ("LLAMA_API_KEY",)
+    model_keys = ("alias", "model", "hf_repo", "docker_repo", "model_url", "models_dir")
+    program = Program(
+        plain="llama-server",
+        names=frozenset({"llama-server-cuda", "llama-server-vulkan"}),
+        modules={},
+        images=re.compile(r"(?:^|/)llama\.cpp:(?:server|full)[\w.-]*$"),
+        example="llama-server -m MODEL.gguf -c 8192",
+    )
+    refused: Mapping[str, str] = {
+        "api_prefix": "leave it out: llamactl asks /health and /v1 without a prefix",
+        **dict.fromkeys(
+            ("ssl_key_file", "ssl_cert_file"),
+            "leave it out: the server listens on loopback only; put TLS in front of llamactl",
+        ),
+    }
+
+    def default_executable(self, backends: BackendsSpec) -> tuple[str, str]:
+        """``backends.llama_executable``."""
+        return backends.llama_executable, "backends.llama_executable"
+
+    def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
+        """Without a source of models the server has nothing to serve."""
+        options = [option for option in self.vocabulary if option.name in SOURCES or _is_preset(option.name)]
+        flags = {flag for option in options for flag in option.flags}
+        variables = {option.env for option in options if option.env is not None}
+        if (
+            not any(option.name in given for option in options)
+            and flags.isdisjoint(word.partition("=")[0] for word in spec.extra_args)
+            and variables.isdisjoint(spec.environment)
+        ):
+            yield OptionProblem(
+                path=(OPTIONS,),
+                message="a llama_cpp instance needs a model",
+                hint="add model: FILE.gguf, hf_repo: USER/MODEL, or models_dir: FOLDER",
+            )
+
+
+def _is_preset(name: str) -> bool:
+    return _PRESET.fullmatch(name) is not None and name != "spec_default"
+
+
+BACKEND = LlamaCpp()
