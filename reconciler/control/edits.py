@@ -38,9 +38,7 @@ class Edited:
 class Edits:
     """Serialises every change of the file at ``path``."""
 
-    def __init__(
-        self, *, path: Path, keeper: Keeper, accept: Callable[[Fleet, source.Source], None]
-    ) -> None:
+    def __init__(self, *, path: Path, keeper: Keeper, accept: Callable[[Fleet, source.Source], None]) -> None:
         self._path = path
         self._keeper = keeper
         self._accept = accept

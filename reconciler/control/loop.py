@@ -83,6 +83,7 @@ class Loop:
         )
         parts.runtime.subscribe(self.wake)
         parts.leases.subscribe(self.wake)
+        parts.probes.subscribe(self.wake)
 
     def wake(self) -> None:
         """Something may have changed."""

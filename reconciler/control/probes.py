@@ -40,15 +40,17 @@ class Asked:
 class Probes:
     """The set of probe tasks; :meth:`follow` makes it match what is given."""
 
-    def __init__(
-        self, prober: Prober, clock: Clock, *, progress_at: Callable[[str], float | None], changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, prober: Prober, clock: Clock, *, progress_at: Callable[[str], float | None]) -> None:
         self._prober = prober
         self._clock = clock
         self._progress_at = progress_at
-        self._changed = changed
+        self._changed: Callable[[], None] = lambda: None
         self._tasks: dict[str, tuple[Asked, asyncio.Task[None]]] = {}
         self._health: dict[str, Health] = {}
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` whenever :meth:`health` would answer differently."""
+        self._changed = changed
 
     def health(self, key: str) -> Health:
         """What is known of a target; not ready before the first answer."""

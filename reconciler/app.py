@@ -1,0 +1,124 @@
+"""The entry points behind the command line: run the daemon, or answer without one. Wires nothing itself; imports what a call needs.
+
+``daemon.py`` beside it wires the daemon. Together they are the only modules that know concrete backends and runtimes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from reconciler.core.contracts import Backend, ParsedCommand
+    from reconciler.core.spec import Fleet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """What ``llamactl up`` was told on its command line."""
+
+    file: Path | None = None
+    state_dir: Path | None = None
+    host: str | None = None
+    port: int | None = None
+    simulate: bool = False
+    """Run every backend as a simulator."""
+    insecure: bool = False
+    """Serve off loopback without keys."""
+    log_format: Literal["text", "json"] = "text"
+
+
+def run(options: UpOptions, environ: Mapping[str, str]) -> int:
+    """Run the daemon until it is told to end; the exit code. Rejected, Conflict or Terminal before it serves."""
+    from reconciler.daemon import run_daemon
+
+    return run_daemon(options, environ)
+
+
+def end_leftovers(state_dir: Path | None, environ: Mapping[str, str]) -> int:
+    """End what a state folder still owns while no daemon runs; how many replicas that were. Conflict while a daemon runs."""
+    from reconciler.daemon import run_leftovers
+
+    return run_leftovers(state_dir, environ)
+
+
+def _backends() -> Mapping[str, Backend]:
+    from reconciler.backends import discover
+
+    return discover()
+
+
+def check(file: Path | None, environ: Mapping[str, str]) -> Fleet:
+    """The fleet that a file declares; Rejected with every problem."""
+    from reconciler.config import load, source
+
+    path = source.find_file(file, environ)
+    return load.load(source.read(path), backends=_backends(), environ=environ)
+
+
+def plan_offline(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The plan for an empty host, in the form of the API's answer."""
+    from reconciler.control.preview import preview, preview_json
+    from reconciler.control.publish import problem_json
+    from reconciler.core.desired import expand
+    from reconciler.core.observed import World
+
+    fleet = check(file, environ)
+    after = expand(fleet, _backends(), environ)
+    changes, steps = preview({}, after, World(), now=0.0, limit=fleet.server.max_parallel_replacements)
+    return preview_json(changes, steps, after) | {"warnings": [problem_json(problem) for problem in fleet.warnings]}
+
+
+def schema(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON schema of the file."""
+    from reconciler.config.schema import file_schema
+
+    del environ  # a user's own backend versions will be read from the state folder
+    return dict(file_schema(_backends()))
+
+
+def parse_command(command: str, kind: str | None) -> tuple[ParsedCommand, str]:
+    """A pasted command line, understood, and its YAML snippet; ``kind`` None recognises the backend. Rejected with the position."""
+    from reconciler.config import document
+    from reconciler.core.errors import Problem, Rejected
+
+    backends = _backends()
+    chosen = [one for name, one in backends.items() if kind is not None and kind in (name, *one.parse_routes)]
+    if kind is None:
+        chosen = [one for one in backends.values() if one.parse_routes and one.recognises(command.split())]
+    if len(chosen) != 1:
+        known = ", ".join(sorted(route for one in backends.values() for route in one.parse_routes[:1]))
+        why = (
+            f"there is no backend {kind!r} that parses commands"
+            if kind
+            else "cannot tell which server this command starts"
+        )
+        raise Rejected(Problem(message=why, hint=f"say which with --backend: {known}"))
+    parsed = chosen[0].parse(command)
+    return parsed, document.snippet(parsed.name, document.instance_body(parsed))
+
+
+def simulated(fleet: Fleet) -> Fleet:
+    """The same fleet with a simulator in the place of every backend: a rehearsal of the user's own file."""
+    from dataclasses import replace
+
+    program = f"{sys.executable} -m reconciler.simulator"
+    backends = fleet.backends.model_copy(
+        update={
+            "vllm_executable": f"{program} vllm",
+            "llama_executable": f"{program} llama_cpp",
+            "mlx_lm_executable": f"{program} mlx_lm",
+        }
+    )
+    instances = {}
+    for name, spec in fleet.instances.items():
+        if spec.backend_type in ("custom", "external"):
+            model = spec.backend_options.get("model") or name
+            changed = {"backend_type": "simulator", "backend_options": {"model": model}, "executable": None}
+        else:
+            changed = {"executable": None}
+        instances[name] = spec.model_copy(update=changed)
+    return replace(fleet, backends=backends, instances=instances)
