@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from reconciler.backends._tokens import Word, refuse
 
 _SWITCHES = frozenset(
-    "-d --detach -i --interactive -t --tty --rm --init --privileged --read-only -P --publish-all --no-healthcheck "
-    "--oom-kill-disable --disable-content-trust --sig-proxy -q --quiet --rmi --tls-verify --replace".split()
+    {
+        *("-d", "--detach", "-i", "--interactive", "-t", "--tty", "-P", "--publish-all", "-q", "--quiet"),
+        *("--rm", "--rmi", "--init", "--privileged", "--read-only", "--no-healthcheck", "--oom-kill-disable"),
+        *("--disable-content-trust", "--sig-proxy", "--tls-verify", "--replace"),
+    }
 )
+"""Options of ``docker run`` and ``podman run`` that take no value; every other one takes one."""
 _DROPPED_SWITCHES = {
     "-d": "llamactl must stay connected to the container",
     "--detach": "llamactl must stay connected to the container",
@@ -42,6 +46,8 @@ def peel_run(
     environment: dict[str, str],
     executable: list[str],
     warnings: list[str],
+    *,
+    variables: Sequence[str],
 ) -> int:
     """Read ``docker run … IMAGE`` from ``at``; the place of the first word behind the image. Raises Rejected."""
     tool = words[at]
@@ -57,6 +63,9 @@ def peel_run(
     if place >= len(words):
         refuse(words[-1], f"{tool.text} run names no image", "paste the whole command")
     _require(tool, kept, warnings)
+    for name in variables:
+        if name not in kept:
+            kept.extend(("-e", name))
     executable.extend((tool.text, "run", *kept, words[place].text))
     return place + 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from pydantic import JsonValue
 
@@ -40,7 +41,7 @@ def parse_command(
             message="the command is empty", hint=f"paste one, as {program.example}", code=_tokens.CODE, line=1, column=1
         )
         raise Rejected(problem)
-    words, line_warnings = _one_command(words)
+    line_warnings = _join_lines(words)
     peeled = peel(words, program)
     reading = read_words(vocabulary, peeled.arguments)
     warnings = [*shell_warnings, *line_warnings, *peeled.warnings, *reading.warnings]
@@ -63,7 +64,7 @@ def parse_command(
     )
 
 
-def _one_command(words: Sequence[Word]) -> tuple[Sequence[Word], Sequence[str]]:
+def _join_lines(words: Sequence[Word]) -> Sequence[str]:
     """Lines without a joining backslash: joined when they go on with a flag or only set variables before; else refused."""
     warnings = []
     only_assignments = True
@@ -74,7 +75,7 @@ def _one_command(words: Sequence[Word]) -> tuple[Sequence[Word], Sequence[str]]:
             warnings.append(f"{word.place}: this line was joined to the one before, which has no backslash at its end")
         if not word.assignment and word.text != "export":
             only_assignments = False
-    return words, warnings
+    return warnings
 
 
 def _take_ours(
@@ -111,3 +112,16 @@ def suggest_name(options: Mapping[str, JsonValue], keys: Sequence[str], fallback
         if re.match(NAME_PATTERN, name):
             return name
     return fallback
+
+
+def no_command(kind: str) -> NoReturn:
+    """Raise Rejected for a backend whose commands cannot be read."""
+    raise Rejected(
+        Problem(
+            message=f"a command cannot be read as {kind}",
+            hint="paste it as vllm, llama_cpp or mlx_lm, or write backend_type: custom with the command as a list",
+            code=_tokens.CODE,
+            line=1,
+            column=1,
+        )
+    )

@@ -24,9 +24,13 @@ _DROPPED = {
     "time": "it only measures",
 }
 _KEPT = frozenset(
-    "nice ionice taskset numactl chrt stdbuf setarch uv uvx poetry pipenv pdm rye pixi hatch conda mamba micromamba "
-    "apptainer singularity llamactl".split()
+    {
+        *("nice", "ionice", "taskset", "numactl", "chrt", "stdbuf", "setarch"),
+        *("uv", "uvx", "poetry", "pipenv", "pdm", "rye", "pixi", "hatch", "conda", "mamba", "micromamba"),
+        *("apptainer", "singularity", "llamactl"),
+    }
 )
+"""Programs that become, or directly run, the program behind them."""
 _INNER = "paste the server's own command, without what stands around it"
 _REFUSED = {
     "sudo": "run llamactl itself as the user that the server needs; leave sudo out",
@@ -76,6 +80,8 @@ class Program:
     """Programs, modules and images (as the last word of an executable) that take no subcommand."""
     images: re.Pattern[str] | None = None
     """Container images whose entry point is the server."""
+    variables: tuple[str, ...] = ()
+    """Variables that llamactl sets for it, to be handed on into a container."""
     example: str = ""
     """A whole command, for messages."""
 
@@ -155,7 +161,7 @@ def _executable(words: Sequence[Word], at: int, program: Program, done: Peeled) 
     if name in _REFUSED:
         refuse(first, f"cannot carry {name} over", _REFUSED[name])
     if name in _CONTAINERS:
-        end = _docker.peel_run(words, at, done.environment, done.executable, done.warnings)
+        end = _docker.peel_run(words, at, done.environment, done.executable, done.warnings, variables=program.variables)
         return _behind_container(words, end, program, done)
     if program.is_program(first.text) or _PYTHON.fullmatch(name):
         return _program(words, at, program, done)

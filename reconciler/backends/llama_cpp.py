@@ -28,6 +28,7 @@ class LlamaCpp(VocabularyBackend):
         names=frozenset({"llama-server-cuda", "llama-server-vulkan"}),
         modules={},
         images=re.compile(r"(?:^|/)llama\.cpp:(?:server|full)[\w.-]*$"),
+        variables=("LLAMA_API_KEY",),
         example="llama-server -m MODEL.gguf -c 8192",
     )
     refused: Mapping[str, str] = {

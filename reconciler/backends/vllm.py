@@ -44,6 +44,7 @@ class Vllm(VocabularyBackend):
         subcommand=SUBCOMMAND,
         flat=_API_SERVER,
         images=_IMAGE,
+        variables=("VLLM_API_KEY",),
         example="vllm serve MODEL --tensor-parallel-size 2",
     )
     refused: Mapping[str, str] = {
