@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.cache import default_cache
-from tests.real.daemon import Daemon
+from tests.daemons import Daemon
 from tests.real.install import product
 from tests.real.servers import Declared, RealServer
 

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 
-from tests.real.daemon import MARK, Daemon
+from tests.daemons import MARK, Daemon
 
 
 def test_the_witness_sees_a_process_that_hides_its_environment(daemon: Daemon) -> None:

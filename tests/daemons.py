@@ -92,6 +92,8 @@ class Daemon:
     process: subprocess.Popen[bytes] | None = None
     seen: set[psutil.Process] = field(default_factory=set)
     sessions: set[int] = field(default_factory=set)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Further variables for the daemon and its commands, ``LLAMACTL_*`` ones included."""
 
     @property
     def file(self) -> Path:
@@ -111,22 +113,32 @@ class Daemon:
     def environment(self) -> dict[str, str]:
         """The test's environment without settings of other daemons, with this one's state folder and mark."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LLAMACTL_")}
-        return kept | {"LLAMACTL_STATE_DIR": str(self.state), MARK: self.mark, "NO_COLOR": "1"}
+        return kept | {"LLAMACTL_STATE_DIR": str(self.state), MARK: self.mark, "NO_COLOR": "1", **self.settings}
 
     def run(self, *words: str, deadline_s: float = COMMAND_DEADLINE_S) -> Outcome:
         """One llamactl command beside the daemon."""
         done = subprocess.run(
-            [LLAMACTL, *words], cwd=self.folder, env=self.environment(), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=deadline_s, check=False,
+            [LLAMACTL, *words],
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def up(self) -> None:
-        """Start `llamactl up` and wait until it answers."""
-        with self.output.open("wb") as log:
+    def up(self, *flags: str) -> None:
+        """Start `llamactl up` and wait until it answers; its output is added to what an earlier one printed."""
+        with self.output.open("ab") as log:
             self.process = subprocess.Popen(
-                [LLAMACTL, "up", "-f", self.file, "--state-dir", self.state], cwd=self.folder,
-                env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                [LLAMACTL, "up", "-f", self.file, "--state-dir", self.state, *flags],
+                cwd=self.folder,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self.sessions.add(self.process.pid)
@@ -139,13 +151,21 @@ class Daemon:
             ended = self.process is not None and self.process.poll() is not None
             assert not ended, f"the daemon ended while waiting for {what}\n{self.evidence()}"
             assert time.monotonic() < limit, f"waited {deadline_s:.0f} s for {what}\n{self.evidence()}"
-            time.sleep(0.1)
+            time.sleep(0.02)
 
     def get(self, path: str) -> tuple[int, str]:
         """(status, body) of one request; (0, reason) where nothing answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        return self.request("GET", path)
+
+    def request(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        """(status, body) of one request with a JSON body; (0, reason) where nothing answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request("GET", path)
+            data = None if body is None else json.dumps(body)
+            sent = {"Content-Type": "application/json"} if data is not None else {}
+            connection.request(method, path, data, {**sent, **(headers or {})})
             response = connection.getresponse()
             return response.status, response.read().decode()
         except OSError as error:
@@ -156,8 +176,12 @@ class Daemon:
     def chat(self, model: str, *, max_tokens: int) -> Reply:
         """A streamed chat completion through the proxy, greedy, with usage."""
         question = {
-            "model": model, "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": max_tokens,
-            "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
+            "model": model,
+            "messages": [{"role": "user", "content": "Hello there"}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
         }
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
