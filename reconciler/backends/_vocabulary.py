@@ -141,7 +141,7 @@ class Rule:
     warning: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocabulary:
     """All options of one version of one server, found by any spelling."""
 
