@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
-def main() -> None:
-    """Run ``llamactl``."""
-    raise SystemExit("not built yet")
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``llamactl`` with these arguments (the process's own by default) and return its exit code."""
+    from reconciler.cli.root import run
+
+    return run(argv)

@@ -1,0 +1,131 @@
+"""``llamactl parse``: a command line that somebody has today, as an instance of the file. Nothing is executed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from reconciler.cli.answers import Json
+from reconciler.cli.failure import Code, Failure
+from reconciler.cli.frame import Command, Session, output_option, session_of
+from reconciler.cli.output import print_json
+from reconciler.cli.terminal import note, plain
+from reconciler.core.contracts import ParsedCommand
+from reconciler.core.errors import Rejected
+
+NAME_LIMIT = 63
+"""Characters of an instance name."""
+
+
+@click.command(
+    cls=Command,
+    short_help="Turn a server's command line into an instance of the file.",
+    context_settings={"ignore_unknown_options": False},
+)
+@click.argument("command", nargs=-1, required=True)
+@click.option("--backend", metavar="KIND", help="Which server it starts; default: told by its first words.")
+@output_option("yaml", "json")
+@click.option("--write", "file", type=click.Path(path_type=Path), metavar="FILE", help="Add it to FILE, comments kept.")
+@click.option("--name", metavar="N", help="Name of the instance; default: made from the model.")
+@click.pass_context
+def parse(
+    ctx: click.Context, command: tuple[str, ...], backend: str | None, output: str, file: Path | None, name: str | None
+) -> None:
+    """Turn a server's command line into an instance of the file.
+
+    COMMAND is the line in quotes, or its words after --, or - for stdin:
+
+    llamactl parse "vllm serve Qwen/Qwen3-0.6B --max-model-len 8192"
+    """
+    from reconciler.app import parse_command
+    from reconciler.config import document
+
+    if name is not None:
+        _check_name(name)
+    text = _text(command)
+    parsed, snippet = parse_command(text, backend)
+    if name is not None:
+        parsed = replace(parsed, name=name)
+        snippet = document.snippet(name, document.instance_body(parsed))
+    for warning in parsed.warnings:
+        note(f"warning: {warning}")
+    if file is not None:
+        _write(session_of(ctx), file, parsed)
+    elif output == "json":
+        print_json(_json(parsed, snippet))
+    else:
+        click.echo(snippet, nl=False)
+
+
+def _text(command: tuple[str, ...]) -> str:
+    """The command line; several words are quoted so that they stay the words that the shell made of them."""
+    if command == ("-",):
+        text = sys.stdin.read() if sys.stdin is not None else ""
+    else:
+        text = command[0] if len(command) == 1 else shlex.join(command)
+    if not text.strip():
+        raise Failure("no command to parse: give it in quotes, or on stdin with -", Code.USAGE)
+    return text
+
+
+def _check_name(name: str) -> None:
+    import re
+
+    from reconciler.core.spec import NAME_PATTERN
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise Failure(
+            f"cannot use the name {name!r}: letters, digits, '.', '_' and '-', first a letter or digit, "
+            f"at most {NAME_LIMIT} characters",
+            Code.USAGE,
+        )
+
+
+def _json(parsed: ParsedCommand, snippet: str) -> Json:
+    return {
+        "backend_type": parsed.backend_type,
+        "backend_options": dict(parsed.backend_options),
+        "environment": dict(parsed.environment),
+        "extra_args": list(parsed.extra_args),
+        "executable": parsed.executable,
+        "name": parsed.name,
+        "warnings": list(parsed.warnings),
+        "yaml": snippet,
+    }
+
+
+def _write(session: Session, file: Path, parsed: ParsedCommand) -> None:
+    """Add the instance to the file; nothing is written unless the file is valid before and after."""
+    from reconciler.app import check
+    from reconciler.config import document, source
+    from reconciler.host.store import write_atomic
+
+    if file.is_dir():
+        raise Failure(f"cannot write {file}: it is a folder; name the file in it that shall hold the instance")
+    text = ""
+    if file.exists() or file.is_symlink():
+        text = source.read(file).files[0].data.decode()
+        taken = {each.lower(): each for each in check(file, session.environ).instances}
+        if parsed.name.lower() in taken:
+            raise Failure(
+                f"cannot add {parsed.name} to {file}: it declares {taken[parsed.name.lower()]} already; "
+                "try another name with --name"
+            )
+    edited = document.set_instance(text, parsed.name, document.instance_body(parsed)).encode()
+    trial = file.with_name(f".{file.name}.trial")
+    try:
+        write_atomic(trial, edited)
+        try:
+            check(trial, session.environ)
+        except Rejected as rejected:
+            raise Rejected(*(replace(problem, file=str(file)) for problem in rejected.problems)) from None
+        finally:
+            trial.unlink(missing_ok=True)
+        write_atomic(file, edited, 0o644)
+    except OSError as error:
+        raise Failure(f"cannot write {file}: {error.strerror or error}", Code.FAILED) from None
+    note(plain(f"added {parsed.name} to {file}"))
