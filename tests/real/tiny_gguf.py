@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gguf  # type: ignore[import-not-found]
+import gguf  # type: ignore[import-not-found]  # in the mlx_lm venv
 import numpy as np  # type: ignore[import-not-found]  # these packages live in the mlx_lm venv
-from safetensors.numpy import load_file  # type: ignore[import-not-found]
+from safetensors.numpy import load_file  # type: ignore[import-not-found]  # in the mlx_lm venv
 
 OUTER_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",

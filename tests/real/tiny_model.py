@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np  # type: ignore[import-not-found]  # these packages live in the mlx_lm venv
-from safetensors.numpy import save_file  # type: ignore[import-not-found]
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # type: ignore[import-not-found]
+from safetensors.numpy import save_file  # type: ignore[import-not-found]  # in the mlx_lm venv
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # type: ignore[import-not-found]  # in the mlx_lm venv
 
 ROLES = ("system", "user", "assistant", "tool")
 SPECIALS = ("<|bos|>", "<|eos|>", *(f"<|{role}|>" for role in ROLES), "<|end|>")
