@@ -59,7 +59,9 @@ class FleetCheck:
         seen: dict[str, tuple[str, Place]] = {}
         for name, place in self.names.items():
             if not re.fullmatch(NAME_PATTERN, name):
-                continue  # said by the structure check
+                if re.search(NAME_PATTERN, name):  # the schema's `$` lets a final newline pass
+                    self.reporter.error(place, f"cannot use {name!r} as an instance name", path=("instances", name))
+                continue  # anything else the structure check has said
             other = seen.setdefault(name.lower(), (name, place))
             if other[0] != name:
                 message = f"`{name}` and `{other[0]}` differ by case only"

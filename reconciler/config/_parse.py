@@ -87,7 +87,7 @@ def parse(data: bytes, *, name: str, guard: Guard | None = None) -> Document:
     except Rejected as stop:
         raise Rejected(*builder.problems, *stop.problems) from None
     except YAMLError as error:
-        raise Rejected(*builder.problems, _syntax(error, name)) from None
+        raise Rejected(*builder.problems, _syntax(error, name, split_lines(text))) from None
     except (RecursionError, MemoryError):
         message = "too deeply nested or too large to read"
         raise rejected(Place(name, 1, 1), message, code="CONFIG_TOO_COMPLEX") from None
@@ -96,7 +96,14 @@ def parse(data: bytes, *, name: str, guard: Guard | None = None) -> Document:
     return Document(name=name, root=root, lines=split_lines(text), problems=tuple(builder.problems))
 
 
-def _syntax(error: YAMLError, name: str) -> Problem:
+def _after_colon(name: str, key: Any, value: Any) -> Place | None:
+    """Where a value that was left out would stand; the parser reports it at whatever comes next."""
+    if isinstance(value, ScalarEvent) and not value.value and value.implicit[0] and value.anchor is None:
+        return Place(name, key.end_mark.line + 1, key.end_mark.column + 2)
+    return None
+
+
+def _syntax(error: YAMLError, name: str, lines: tuple[str, ...]) -> Problem:
     """A parser's complaint in our words, where we have better ones."""
     if not isinstance(error, MarkedYAMLError):
         return rejected(Place(name, 1, 1), f"not valid YAML: {error}").problems[0]
@@ -108,6 +115,8 @@ def _syntax(error: YAMLError, name: str) -> Problem:
         if part in said:
             message, hint = f"not valid YAML: {words}", cure
             break
+    if "${" in lines[min(place.line, len(lines)) - 1] and "expected ',' or" in said:
+        hint = "inside braces or brackets put ${…} in quotes"
     also: tuple[tuple[str, int, int], ...] = ()
     start = error.context_mark
     if start is not None and "unexpected end of stream" in said:  # the end says nothing; the open quote does
@@ -184,8 +193,8 @@ class _Builder:
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def _value(self, event: Any, depth: int) -> Built:
-        place = self._place(event)
+    def _value(self, event: Any, depth: int, place: Place | None = None) -> Built:
+        place = place or self._place(event)
         self.guard.node(place, depth)
         if isinstance(event, AliasEvent):
             return self._alias(event, place)
@@ -245,7 +254,7 @@ class _Builder:
             key_place = self._place(event)
             key = self._key(event, depth)
             value_event = next(self.events)
-            value = self._value(value_event, depth + 1)
+            value = self._value(value_event, depth + 1, _after_colon(self.name, event, value_event))
             size += 1 + value.size
             height = max(height, value.height)
             self.guard.grown(place, size, height + 1)

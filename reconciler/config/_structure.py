@@ -108,6 +108,10 @@ def _schema_of(error: ValidationError) -> Schema:
     return dict(error.schema) if isinstance(error.schema, Mapping) else {}
 
 
+def _is_secret(path: Path) -> bool:
+    return path[:1] == ("auth",) or any(isinstance(step, str) and is_secret_name(step) for step in path[-1:])
+
+
 def found_words(node: Node | None, path: Path) -> str:
     """What stands there, for a message; a value that may be secret is named, not shown."""
     match node:
@@ -123,7 +127,7 @@ def found_words(node: Node | None, path: Path) -> str:
             return "nothing"
         case Scalar(value=value, raw=raw):
             kind = "boolean" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
-            if path[:1] == ("auth",) or any(isinstance(step, str) and is_secret_name(step) for step in path[-1:]):
+            if _is_secret(path):
                 return f"a {kind}"
             shown = raw if len(raw) <= 60 else raw[:57] + "..."
             return f"the {kind} {shown!r}" if kind == "text" else f"the {kind} {shown}"
@@ -224,7 +228,7 @@ class _Translator:
         """What to write instead, where that is plain."""
         if not isinstance(node, Scalar) or node.variables:
             return None
-        expected, secret = self._expected(schema), path[:1] == ("auth",)
+        expected, secret = self._expected(schema), _is_secret(path)
         is_number = isinstance(node.value, (int, float)) and not isinstance(node.value, bool)
         if "duration" in expected:
             return f"add a unit: {node.raw}s or {node.raw}m" if is_number else None

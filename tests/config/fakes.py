@@ -31,7 +31,13 @@ OPTIONS: Mapping[str, dict[str, object]] = {
     "overrides": {"type": "object"},
     "api_key": {"type": "string"},
 }
-_PYTHON = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict}
+_PYTHON: Mapping[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "object": dict,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,11 @@
+"""The YAML library's home: reading a file strictly into a tree with places, and editing it with comments kept.
+
+This page is the room's front door to YAML; the work is in ``_parse`` (reading), ``_splice`` and ``_edit`` (writing).
+"""
+
+from __future__ import annotations
+
+from reconciler.config._edit import declares, remove_instance, set_enabled, set_instance, snippet
+from reconciler.config._parse import Document, parse
+
+__all__ = ["Document", "declares", "parse", "remove_instance", "set_enabled", "set_instance", "snippet"]

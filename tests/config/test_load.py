@@ -1,0 +1,441 @@
+"""From text to a fleet: every mistake at once and at its place, defaults, variables, folders, and what formatting may not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.config.load import load, same_meaning
+from reconciler.config.source import read
+from reconciler.core.errors import Rejected, Severity
+from reconciler.core.spec import InstanceState
+from tests.config.fakes import BACKENDS, fleet, one, places, problems
+
+FIVE = """\
+server: { host: 127.0.0.1, port: 99999 }
+instances:
+  a:
+    backend_type: fake
+    backend_options:
+      model: m
+      tensor-paralel-size: 2
+    stat: running
+  b:
+    backend_type: fakee
+  c:
+    backend_type: fake
+    backend_options: {model: m}
+    idle_timeout: 30
+"""
+
+
+def test_a_file_with_five_mistakes_reports_all_five_at_their_places() -> None:
+    found = problems(FIVE)
+    assert places(found) == [(1, 34), (7, 7), (8, 5), (10, 19), (14, 19)]
+    assert [problem.path for problem in found] == [
+        "server.port",
+        "instances.a.backend_options.tensor-paralel-size",
+        "instances.a.stat",
+        "instances.b.backend_type",
+        "instances.c.idle_timeout",
+    ]
+    assert found[0].message == "expected a whole number from 1 to 65535, found the number 99999"
+    assert found[1].hint == "did you mean `tensor_parallel_size`?"
+    assert found[2].hint == "did you mean `state`?"
+    assert found[3].hint == "did you mean `fake`?"
+    assert found[4].hint == "add a unit: 30s or 30m"
+    assert found[2].source == "    stat: running"
+    assert {problem.file for problem in found} == {"f.yaml"}
+
+
+def test_several_mistakes_in_one_instance_do_not_hide_each_other() -> None:
+    text = one(more="stat: x\nreplicas: many\naliases: g", options="model: m, nonsense: 1")
+    assert [problem.path.removeprefix("instances.a.") for problem in problems(text)] == [
+        "backend_options.nonsense",
+        "stat",
+        "replicas",
+        "aliases",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "column", "message", "hint"),
+    [
+        ("replicas: 0", 15, "expected a whole number from 1 to 64, found the number 0", None),
+        ("replicas: 1.5", 15, "expected a whole number from 1 to 64, found the number 1.5", None),
+        ('replicas: "2"', 15, "expected a whole number from 1 to 64, found the text '2'", "remove the quotes"),
+        ("replicas: true", 15, "expected a whole number from 1 to 64, found the boolean true", None),
+        ("replicas:", 14, "expected a whole number from 1 to 64, found nothing", None),
+        ("enabled: yes", 14, "expected true or false, found the text 'yes'", "write true"),
+        ("enabled: 0", 14, "expected true or false, found the number 0", None),
+        ("state: runing", 12, "expected one of running, on_demand, found the text 'runing'", "did you mean `running`?"),
+        ("aliases: gemma", 14, "expected a list, found the text 'gemma'", "write [gemma]"),
+        ("aliases: [1.10]", 15, "expected text, found the number 1.10", 'put it in quotes: "1.10"'),
+        ("labels: {a: true}", 17, "expected text, found the boolean true", 'put it in quotes: "true"'),
+        ("labels: [a]", 13, "expected a mapping, found a list", None),
+        ("start_timeout: soon", 20, "expected a duration such as 90s, 10m or 1h, found the text 'soon'", None),
+        ("restart: {polcy: never}", 15, "unknown key `polcy`", "did you mean `policy`?"),
+        ("restart: {policy: sometimes}", 23, None, None),
+        ("probe: {interval: 0s}", 23, "expected greater than 0", None),
+        ("stop: {grace: 99999999d}", 19, "a duration may be ten years (3650d) at most", None),
+        ("executable: ''", 17, "expected text that is not empty, found the text ''", None),
+        ("inherit_environment: maybe", 26, "expected true or false or a list, found the text 'maybe'", None),
+        ("inherit_environment: [1]", 27, "expected text, found the number 1", 'put it in quotes: "1"'),
+        ("port: 70000", 11, "expected a whole number from 1 to 65535, found the number 70000", None),
+        ("model: m", 5, "unknown key `model`", "`model` is an option of the server: put it under backend_options"),
+    ],
+)
+def test_a_wrong_value_is_told_at_the_value_and_an_unknown_key_at_the_key(
+    setting: str, column: int, message: str | None, hint: str | None
+) -> None:
+    found = problems(one(more=setting))
+    assert places(found) == [(5, column)]
+    if message is not None:
+        assert found[0].message == message
+        assert found[0].hint == hint
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".", "", "a" * 64, "-a", "a b", "ä", "\u0430dmin", '"a\\n"'])
+def test_a_name_that_could_not_be_a_folder_is_refused(name: str) -> None:
+    found = problems(f"instances:\n  {name or chr(39) * 2}: {{backend_type: fake, backend_options: {{model: m}}}}\n")
+    assert places(found) == [(2, 3)]
+    assert found[0].code == "CONFIG_INVALID"
+
+
+@pytest.mark.parametrize("name", ["a", "A1", "qwen2.5-7b_q4", "a" * 63, "0", "no"])
+def test_a_name_within_the_rule_is_taken(name: str) -> None:
+    quoted = f'"{name}"'
+    assert list(
+        fleet(f"instances:\n  {quoted}: {{backend_type: fake, backend_options: {{model: m}}}}\n").instances
+    ) == [name]
+
+
+def test_names_that_differ_by_case_only_are_refused_with_both_places() -> None:
+    text = "defaults: {backend_type: fake, backend_options: {model: m}}\ninstances:\n  Tiny:\n  tiny:\n"
+    found = problems(text)
+    assert [(p.line, p.column, p.also) for p in found] == [(4, 3, (("f.yaml", 3, 3),))]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("instances: {}", 0),
+        ("instances:", 0),
+        ("server:\ninstances:", 0),
+        ("server: {port: 1}", 0),
+        (one(), 1),
+        ("defaults: {backend_type: fake}\ninstances: {a: {backend_options: {model: m}}}", 1),
+        ("defaults: {backend_type: fake, backend_options: {model: m}}\ninstances:\n  a:\n  b: {}", 2),
+        (one(more="environment:\nlabels:\nrestart:"), 1),
+    ],
+)
+def test_what_is_left_out_means_nothing_rather_than_an_error(text: str, count: int) -> None:
+    assert len(fleet(text).instances) == count
+
+
+def test_an_instance_without_a_backend_type_is_told_once() -> None:
+    found = problems("instances:\n  a: {backend_options: {model: m}}\n")
+    assert places(found) == [(2, 3)]
+    assert found[0].hint == "one of fake, other"
+
+
+def test_values_keep_their_three_states() -> None:
+    options = (
+        fleet(one(options='model: "", enable_log_requests: false, tensor_parallel_size: 0'))
+        .instances["a"]
+        .backend_options
+    )
+    assert options == {"model": "", "enable_log_requests": False, "tensor_parallel_size": 0}
+
+
+def test_macros_are_allowed_anywhere_but_belong_to_the_server_inside_an_option() -> None:
+    inner = one(options="model: m, x-opt: 1, overrides: {x-kept: 1}", more="x-more: 2")
+    text = f"x-top: {{a: 1}}\nserver: {{x-note: 1}}\n{inner}  x-none:\n"
+    instance = fleet(text).instances
+    assert list(instance) == ["a"]
+    assert instance["a"].backend_options == {"model": "m", "overrides": {"x-kept": 1}}
+
+
+DEFAULTS = """\
+defaults:
+  backend_type: fake
+  idle_timeout: 30m
+  state: on_demand
+  environment: {A: default, B: default, C: default}
+  restart: {max_delay: 1m, initial_delay: 2s}
+  aliases: []
+  backend_options: {model: default, tensor-parallel-size: 2, gpu_memory_utilization: 0.5}
+instances:
+  plain:
+  own:
+    state: running
+    idle_timeout: 5m
+    environment: {B: own, C: null}
+    restart: {initial_delay: 9s}
+    backend_options: {tensor_parallel_size: 4}
+"""
+
+
+def test_defaults_go_below_each_instance_key_by_key() -> None:
+    loaded = fleet(DEFAULTS)
+    plain, own = loaded.instances["plain"], loaded.instances["own"]
+    assert plain.environment == {"A": "default", "B": "default", "C": "default"}
+    assert plain.idle_timeout == 1800
+    assert own.environment == {"A": "default", "B": "own", "C": None}
+    assert own.restart.max_delay == 60
+    assert own.restart.initial_delay == 9
+    assert own.state is InstanceState.RUNNING
+    assert own.backend_options == {"model": "default", "gpu_memory_utilization": 0.5, "tensor_parallel_size": 4}
+
+
+def test_a_wrong_default_is_told_once_and_in_defaults() -> None:
+    text = "defaults: {backend_type: fake, backend_options: {model: m, nonsense: 1}}\ninstances:\n  a:\n  b:\n"
+    found = problems(text)
+    assert [(p.line, p.column, p.path) for p in found] == [(1, 60, "defaults.backend_options.nonsense")]
+
+
+def test_the_hosts_that_the_server_allows_reach_the_backend() -> None:
+    text = one(options="model: m, host: 10.0.0.1")
+    assert places(problems(text)) == [(4, 39)]
+    assert fleet("server: {allow_backend_hosts: [10.0.0.1]}\n" + text).instances
+
+
+def test_warnings_do_not_stop_a_file_and_have_places() -> None:
+    warnings = fleet(one(options="model: m, enable_log_requests: true")).warnings
+    assert [(w.line, w.column, w.severity) for w in warnings] == [(4, 54, Severity.WARNING)]
+
+
+def test_an_idle_timeout_without_on_demand_is_a_warning_at_its_key() -> None:
+    assert places(fleet(one(more="idle_timeout: 5m")).warnings) == [(5, 5)]
+    assert fleet(one(more="idle_timeout: 5m\nstate: on_demand")).warnings == ()
+    assert places(fleet("defaults: {idle_timeout: 5m}\n" + one()).warnings) == [(1, 12)]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("port: 9000\nreplicas: 2", "cannot be pinned for 2 replicas"),
+        ("port: 8080", "this server itself"),
+        ("backend_options: {model: m, port: 9000}\nport: 9001", "instance's own setting"),
+        ("backend_options: {model: m, port: 0}", "from 1 to 65535"),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_refused(more: str, says: str) -> None:
+    lines = "".join(f"    {line}\n" for line in more.splitlines())
+    options = "" if "backend_options" in more else "    backend_options: {model: m}\n"
+    found = problems(f"instances:\n  a:\n    backend_type: fake\n{options}{lines}")
+    assert len(found) == 1
+    assert says in found[0].message
+
+
+def test_a_port_pinned_twice_shows_both_places_however_it_was_pinned() -> None:
+    text = one(more="port: 9000") + "  b: {backend_type: other, backend_options: {model: m, port: 9000}}\n"
+    found = problems(text)
+    assert [(p.line, p.also) for p in found] == [(6, (("f.yaml", 5, 11),))]
+
+
+@pytest.mark.parametrize("value", ["9000-8000", "0-10", "8000-70000", "8000"])
+def test_a_port_range_that_is_none_is_refused(value: str) -> None:
+    found = problems(f'server: {{port_range: "{value}"}}\n{one()}')
+    assert places(found) == [(1, 22)]
+
+
+@pytest.mark.parametrize(
+    ("aliases", "says"),
+    [
+        ("[b]", "name of another"),
+        ("[a]", "its own name"),
+        ("[g]", "given twice"),
+        ("[h, h]", "given twice"),
+        ("['']", "empty"),
+    ],
+)
+def test_an_alias_means_one_instance(aliases: str, says: str) -> None:
+    text = "defaults: {backend_type: fake, backend_options: {model: m}}\ninstances:\n"
+    found = problems(f"{text}  b: {{aliases: [g]}}\n  a: {{aliases: {aliases}}}\n")
+    assert len(found) == 1
+    assert found[0].line == 4
+    assert says in found[0].message
+
+
+# Variables
+
+
+def test_variables_are_expanded_in_values_and_only_there() -> None:
+    text = one(
+        options='model: "${ORG}/${MODEL:-tiny}"',
+        more='environment: {A: "$${ORG}", B: "$ORG", C: "${EMPTY:-given}", D: "${EMPTY}"}\naliases: ["${ORG}"]',
+    )
+    instance = fleet(text, {"ORG": "acme", "EMPTY": ""}).instances["a"]
+    assert instance.backend_options["model"] == "acme/tiny"
+    assert instance.environment == {"A": "${ORG}", "B": "$ORG", "C": "given", "D": ""}
+    assert instance.aliases == ("acme",)
+
+
+def test_what_a_variable_holds_is_never_read_as_yaml() -> None:
+    hostile = "x\n  b: {backend_type: fake}\n# "
+    instance = fleet(one(options='model: "${V}"'), {"V": hostile}).instances
+    assert list(instance) == ["a"]
+    assert instance["a"].backend_options["model"] == hostile
+
+
+def test_a_variable_is_read_as_a_number_or_boolean_where_one_is_expected() -> None:
+    text = one(
+        options='model: "${N}", tensor_parallel_size: "${N}", enable_log_requests: "${B}", gpu_memory_utilization: "${F:-0.5}"',
+        more='replicas: ${N}\nenabled: ${B}\nport: ${NONE:-}\nlabels: {n: "${N}"}\nstart_timeout: ${T}',
+    )
+    instance = fleet(text, {"N": "3", "B": "false", "T": "90s"}).instances["a"]
+    assert instance.backend_options == {
+        "model": "3",
+        "tensor_parallel_size": 3,
+        "enable_log_requests": False,
+        "gpu_memory_utilization": 0.5,
+    }
+    assert (instance.replicas, instance.enabled, instance.port, instance.labels) == (3, False, None, {"n": "3"})
+    assert instance.start_timeout == 90
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("${NOPE}", "NOPE is not set"),
+        ("${}", "without a variable's name"),
+        ("${a b}", "without"),
+        ("${OPEN", "without"),
+    ],
+)
+def test_a_variable_that_cannot_be_expanded_is_told_at_its_value(value: str, says: str) -> None:
+    found = problems(one(more=f"labels: {{a: '{value}'}}"))
+    assert places(found) == [(5, 17)]
+    assert says in found[0].message
+
+
+def test_the_value_of_a_variable_never_shows_in_a_message() -> None:
+    text = one(options="model: m, tensor_parallel_size: '${S}', k: 1", more="replicas: ${S}\nstate: ${S}")
+    found = problems(text, {"S": "hunter2-secret"})
+    assert len(found) == 4
+    assert "hunter2" not in "".join(f"{problem} {problem.source}" for problem in found)
+
+
+def test_literal_secrets_never_show_in_messages_or_in_the_line_that_is_quoted() -> None:
+    text = one(
+        options="model: m, api_key: [sk-literal-secret]",
+        more="environment: {HF_TOKEN: hf_literalsecret, N: 4}\nlabels: {password: 123456789}",
+    )
+    text += "auth: {management_keys: [{value: my-literal-secret, name: 3}, {value: 1234567890123}]}\n"
+    shown = "".join(f"{problem} {problem.source}" for problem in problems(text))
+    for secret in ("hf_literalsecret", "my-literal-secret", "1234567890123", "123456789"):
+        assert secret not in shown
+
+
+# The variables of the program itself
+
+
+def test_the_programs_own_variables_win_over_the_file() -> None:
+    environ = {
+        "LLAMACTL_HOST": "0.0.0.0",
+        "LLAMACTL_PORT": "9999",
+        "LLAMACTL_LLAMA_EXECUTABLE": "/opt/llama-server",
+        "LLAMACTL_MLX_LM_EXECUTABLE": "python -m mlx_lm.server",
+        "LLAMACTL_VLLM_EXECUTABLE": "docker run vllm",
+    }
+    loaded = fleet("server: {port: 1, host: a}\nbackends: {vllm_executable: vllm}\ninstances: {}", environ)
+    assert (loaded.server.host, loaded.server.port) == ("0.0.0.0", 9999)
+    assert loaded.backends.llama_executable == "/opt/llama-server"
+    assert loaded.backends.mlx_lm_executable == "python -m mlx_lm.server"
+    assert loaded.backends.vllm_executable == "docker run vllm"
+
+
+def test_an_empty_variable_of_the_program_counts_as_unset() -> None:
+    assert fleet("server: {port: 1}\ninstances: {}", {"LLAMACTL_PORT": ""}).server.port == 1
+
+
+@pytest.mark.parametrize("value", ["eighty", "0", "65536", "8 0", "-1", "9" * 400, "\u0661"])
+def test_a_bad_variable_of_the_program_is_named(value: str) -> None:
+    found = problems("instances: {}", {"LLAMACTL_PORT": value})
+    assert [(p.file, p.line) for p in found] == [("$LLAMACTL_PORT", None)]
+    assert "LLAMACTL_PORT" in found[0].message
+
+
+def test_an_executable_that_no_shell_would_split_is_refused() -> None:
+    assert places(problems('backends: {vllm_executable: "a \'b"}\ninstances: {}')) == [(1, 29)]
+    assert problems("instances: {}", {"LLAMACTL_VLLM_EXECUTABLE": "a 'b"})[0].file == "$LLAMACTL_VLLM_EXECUTABLE"
+
+
+# Folders
+
+
+def _folder(tmp_path: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def test_the_files_of_a_folder_are_one_fleet(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, a="server: {port: 1}\n" + one("one"), b=one("two"), c="defaults: {replicas: 2}\n")
+    loaded = load(read(folder), backends=BACKENDS, environ={})
+    assert list(loaded.instances) == ["one", "two"]
+    assert loaded.server.port == 1
+    assert loaded.instances["two"].replicas == 2
+
+
+def test_an_instance_in_two_files_is_an_error_that_shows_both_places(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, a=one("same"), b="# moved down\n" + one("same"))
+    with pytest.raises(Rejected) as refusal:
+        load(read(folder), backends=BACKENDS, environ={})
+    (problem,) = refusal.value.problems
+    assert (problem.file, problem.line, problem.column) == (str(folder / "b.yaml"), 3, 3)
+    assert problem.also == ((str(folder / "a.yaml"), 2, 3),)
+
+
+def test_another_section_in_two_files_is_an_error(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, a="server: {port: 1}\nx-m: 1\n", b="server: {host: a}\nx-m: 1\n" + one())
+    with pytest.raises(Rejected) as refusal:
+        load(read(folder), backends=BACKENDS, environ={})
+    (problem,) = refusal.value.problems
+    assert (problem.file, problem.line, problem.path) == (str(folder / "b.yaml"), 1, "server")
+
+
+def test_the_mistakes_of_all_files_are_told_together(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, a="a: b: c\n", b="%YAML 1.1\n---\n", c=one())
+    with pytest.raises(Rejected) as refusal:
+        load(read(folder), backends=BACKENDS, environ={})
+    assert [Path(problem.file or "").name for problem in refusal.value.problems] == ["a.yaml", "b.yaml"]
+
+
+# What costs nothing
+
+
+def test_comments_order_and_formatting_do_not_change_the_fleet() -> None:
+    before = fleet(DEFAULTS)
+    head, _, tail = DEFAULTS.partition("instances:\n")
+    rearranged = "# new comment\ninstances:\n" + tail.replace("\n", "   # c\n") + "\n\n" + head.replace("{", "{  ")
+    after = fleet(rearranged)
+    assert after.content_hash != before.content_hash
+    assert same_meaning(before, after)
+    assert same_meaning(before, fleet(DEFAULTS.replace("\n", "\r\n")))
+    assert not same_meaning(before, fleet(DEFAULTS.replace("9s", "8s")))
+
+
+_text = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="$\ufeff\ufffe\uffff"), max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), _text, max_size=6))
+def test_any_text_survives_the_way_into_the_fleet(labels: dict[str, str]) -> None:
+    from reconciler.config.document import snippet
+
+    text = snippet("a", {"backend_type": "fake", "backend_options": {"model": "m"}, "labels": dict(labels)})
+    assert fleet(text).instances["a"].labels == labels
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
+    try:
+        fleet(data)
+    except Rejected as refusal:
+        assert all(problem.line is not None and problem.column is not None for problem in refusal.problems)  # noqa: PT017 - every one
