@@ -168,7 +168,8 @@ class LocalRuntime:
     def _prepare(self, order: StartOrder, folder: Path, port: int) -> tuple[ShimProcess, dict[str, object]]:
         """The replica's folder, a shim and its order; on failure nothing of them is left."""
         try:
-            folder.mkdir(parents=True, mode=0o700)
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700)
             spec = self._spec(order, folder, port)
             return self._launcher.take(), spec
         except BaseException as error:

@@ -288,8 +288,8 @@ class FakeRuntime:
                 raise Transient(f"cannot start {order.handle.replica}: port {pinned} is in use by pid 4242 (stranger)")
             return pinned
         first, last = order.ports
-        wanted = [] if order.preferred_port is None else [order.preferred_port]
-        for port in (*wanted, *range(first, last + 1)):
+        wanted = [*([] if order.preferred_port is None else [order.preferred_port]), *range(first, last + 1)]
+        for port in wanted:
             if port not in used and port not in order.avoid_ports and first <= port <= last:
                 return port
         raise Transient(f"cannot find a free port: {first}-{last} are all in use")

@@ -9,7 +9,16 @@ from enum import Enum
 
 import pytest
 
-from reconciler.core.contracts import ASKED_FAILED, ASKED_STOP, Handle, Launch, ProcessState, ReplicaFacts, Runtime, StartOrder
+from reconciler.core.contracts import (
+    ASKED_FAILED,
+    ASKED_STOP,
+    Handle,
+    Launch,
+    ProcessState,
+    ReplicaFacts,
+    Runtime,
+    StartOrder,
+)
 from reconciler.core.errors import Conflict, Missing, Transient
 from tests.runtimes import programs
 from tests.runtimes.conftest import DEADLINE_S, PORTS, Place, ended, facts_of, until
@@ -63,14 +72,15 @@ class LocalWorld(World):
         return await ended(runtime, handle)
 
 
-class FakeWorld(World):
-    SCRIPTS = {
-        Manner.SERVES: Script(),
-        Manner.IGNORES_STOP: Script(obeys_stop_after=None),
-        Manner.EXITS_7: Script(exits_after=0.1, code=7, log=("cannot load the model",)),
-        Manner.CANNOT_RUN: Script(error="cannot run /nonexistent/server: No such file or directory"),
-    }
+SCRIPTS = {
+    Manner.SERVES: Script(),
+    Manner.IGNORES_STOP: Script(obeys_stop_after=None),
+    Manner.EXITS_7: Script(exits_after=0.1, code=7, log=("cannot load the model",)),
+    Manner.CANNOT_RUN: Script(error="cannot run /nonexistent/server: No such file or directory"),
+}
 
+
+class FakeWorld(World):
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.host = FakeHost(self.clock)
@@ -80,7 +90,7 @@ class FakeWorld(World):
         return FakeRuntime(self.host)
 
     def order(self, manner: Manner, *, instance: str = "tiny", serial: int = 1, port: int | None = None) -> StartOrder:
-        self.host.scripts[instance] = self.SCRIPTS[manner]
+        self.host.scripts[instance] = SCRIPTS[manner]
         launch = Launch(argv=(manner.name,), port=port)
         return StartOrder(
             handle=Handle(instance=instance, serial=serial, token=next(self.tokens)),
