@@ -210,6 +210,8 @@ class Shim:
         self.exit: dict[str, Any] | None = None
         self.terminated = False
         self.child_news = True
+        self.left_alone = False
+        """The daemon knows how it ended and wants no record of it any more."""
         self.alone_since = time.monotonic()
         self.main_ended = self.kill_since = self.record_since = self.record_next = 0.0
         self.told_dropped = self.told_at = 0.0
@@ -369,6 +371,8 @@ class Shim:
                 if self.state["ready_since"] is None:
                     self.state["ready_since"] = float(message["ready_since"])
                     self.changed()
+            case "leave":
+                self.left_alone = True
             case "lease":
                 self.orphan_ttl = float(message["orphan_ttl"])
             case other:
@@ -460,8 +464,7 @@ class Shim:
         self.exit["log_tail"] = self.log.tail()
         self.state["exit"] = self.exit
         self.state["left"] = self.reap()
-        if self.state["left"]:  # else the end is told in a moment, as a whole
-            self.changed()
+        self.changed()  # told before the record is forced to disk, which may take its time
 
     def reap(self) -> int:
         """Bury adopted children that ended; how many direct children are still there."""
@@ -512,6 +515,8 @@ class Shim:
 
     def record_end(self, now: float) -> bool:
         """Write the exit record, once everything is gone; False when it has to be tried again."""
+        if self.state["gone"] and self.left_alone:
+            return True
         if now < self.record_next:
             return False
         self.record_since = self.record_since or now

@@ -168,6 +168,7 @@ class LocalRuntime:
     def _prepare(self, order: StartOrder, folder: Path, port: int) -> tuple[ShimProcess, dict[str, object]]:
         """The replica's folder, a shim and its order; on failure nothing of them is left."""
         try:
+            self._root.mkdir(parents=True, mode=0o700, exist_ok=True)  # somebody may have cleaned up
             folder.parent.mkdir(mode=0o700, exist_ok=True)
             folder.mkdir(mode=0o700)
             spec = self._spec(order, folder, port)
@@ -268,6 +269,9 @@ class LocalRuntime:
         replica = self._of(handle, "forget")
         if not replica.ended:
             raise Conflict(f"cannot forget {handle.replica}: something of it is still there")
+        if replica.link is not None:  # it has not ended: perhaps it could not write its record
+            with contextlib.suppress(Transient):
+                await replica.link.request("leave")
         self._replicas.drop(replica)
         with contextlib.suppress(OSError):  # found again, and forgotten again, by the next daemon
             await asyncio.to_thread(retire, replica.folder)

@@ -288,7 +288,9 @@ class FakeRuntime:
                 raise Transient(f"cannot start {order.handle.replica}: port {pinned} is in use by pid 4242 (stranger)")
             return pinned
         first, last = order.ports
-        wanted = [*([] if order.preferred_port is None else [order.preferred_port]), *range(first, last + 1)]
+        wanted = list(range(first, last + 1))
+        if order.preferred_port is not None:
+            wanted.insert(0, order.preferred_port)
         for port in wanted:
             if port not in used and port not in order.avoid_ports and first <= port <= last:
                 return port

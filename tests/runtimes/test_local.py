@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import socket
 from pathlib import Path
 
@@ -334,6 +335,27 @@ async def test_a_shim_that_cannot_write_starts_nothing(place: Place) -> None:
     assert list(runtime.observe()) == []
     assert not (place.state / "replicas" / "tiny").exists()
     await runtime.close()
+
+
+async def test_a_deleted_state_folder_costs_no_backend_and_new_ones_start(place: Place) -> None:
+    runtime = place.runtime()
+    await runtime.open()
+    first = place.order(programs.SERVES)
+    await runtime.start(first)
+    await place.up(first)
+    shutil.rmtree(place.state / "replicas")
+    assert facts_of(runtime, first.handle).state is ProcessState.RUNNING
+    second = place.order(programs.SERVES, serial=2)
+    assert (await runtime.start(second)).state is ProcessState.RUNNING
+    await runtime.note_ready(first.handle, 5.0)
+    await runtime.kill(first.handle, asked=ASKED_STOP)
+    facts = await ended(runtime, first.handle)
+    assert "STATE_WRITE_FAILED" in facts.degraded
+    assert facts.exit is not None
+    assert facts.exit.signal == "SIGKILL"
+    await runtime.forget(first.handle)
+    await clean_up(runtime)
+    await until(lambda: not place.processes(), what="the end of the shims")
 
 
 async def test_no_process_for_us_is_worth_another_try(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
