@@ -49,7 +49,7 @@ class LlamaCpp(VocabularyBackend):
         flags = {flag for option in options for flag in option.flags}
         variables = {option.env for option in options if option.env is not None}
         if (
-            not any(option.name in given for option in options)
+            not any(given[option.name].value not in ("", False) for option in options if option.name in given)
             and flags.isdisjoint(word.partition("=")[0] for word in spec.extra_args)
             and variables.isdisjoint(spec.environment)
         ):

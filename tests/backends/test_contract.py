@@ -10,16 +10,24 @@ from jsonschema import Draft202012Validator
 from pydantic import JsonValue
 
 from reconciler.backends import discover
-from reconciler.core.contracts import Verdict
+from reconciler.backends.custom import Custom
+from reconciler.backends.external import External
+from reconciler.backends.llama_cpp import LlamaCpp
+from reconciler.backends.mlx_lm import MlxLm
+from reconciler.backends.simulator import Simulator
+from reconciler.backends.vllm import Vllm
+from reconciler.core.contracts import Backend, Verdict
 from reconciler.core.errors import Rejected
 from reconciler.core.spec import BackendsSpec
 from tests.backends.samples import GOOD, NO_BACKENDS, backend, check, errors, spec
 
 KINDS = sorted(discover())
+TYPED: tuple[Backend, ...] = (Custom(), External(), LlamaCpp(), MlxLm(), Simulator(), Vllm())
+"""The type checker's proof that each class is a backend."""
 
 
 def test_every_backend_of_the_product_is_found_by_its_file() -> None:
-    assert set(KINDS) == set(GOOD)
+    assert set(KINDS) == set(GOOD) == {one.kind for one in TYPED}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -138,8 +138,10 @@ def test_deprecated_options_warn_and_work() -> None:
 )
 def test_a_llama_instance_needs_a_source_of_models(options: dict[str, JsonValue], settings: dict[str, object]) -> None:
     assert not errors(check("llama_cpp", options, **settings))
-    (problem,) = errors(check("llama_cpp", {}))
-    assert problem.path == ("backend_options",)
+    empty: list[dict[str, JsonValue]] = [{}, {"model": ""}, {"gpt_oss_20b_default": False}]
+    for nothing in empty:
+        (problem,) = errors(check("llama_cpp", nothing))
+        assert problem.path == ("backend_options",)
 
 
 def test_mlx_without_a_model_warns() -> None:
