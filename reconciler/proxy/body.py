@@ -35,10 +35,11 @@ class ModelField:
 
 
 class _OnlyModel(msgspec.Struct):
-    model: str | msgspec.UnsetType = msgspec.UNSET
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # raw: an earlier one of another type does not count
 
 
 _DECODER = msgspec.json.Decoder(_OnlyModel)
+_TEXT = msgspec.json.Decoder(str)
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _COLON = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+")
 _ESCAPED_KEY = re.compile(rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"', re.ASCII)
@@ -61,15 +62,15 @@ def find_json_model(body: Buffer) -> ModelField | None:
 def _decode(body: Buffer) -> str | None:
     try:
         found = _DECODER.decode(body).model
+        return None if isinstance(found, msgspec.UnsetType) else _TEXT.decode(found)
     except msgspec.ValidationError as error:
-        if "$.model" in str(error):
+        if "Expected `str`" in str(error):
             raise Refusal(400, "`model` must be a string", code="invalid_type", param="model") from None
         raise Refusal(400, "the request body must be a JSON object", code="invalid_json") from None
     except RecursionError:
         raise _malformed("it is nested too deeply") from None
     except msgspec.DecodeError:
         return _decode_leniently(body)
-    return None if found is msgspec.UNSET else str(found)
 
 
 def _decode_leniently(body: Buffer) -> str | None:

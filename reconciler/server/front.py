@@ -54,7 +54,7 @@ class Front:
         refuse_foreign_host(request, routes.server, self._names)
         path = request.path
         inference = speaks_openai(path)
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or (_is_nowhere(request) and not path.startswith(("/v1", "/api"))):
             request[_GRANT] = Grant(area=Area.INFERENCE, name="", instances=frozenset())
             return None
         origin = allowed_origin(request, routes.server, inference=inference)
@@ -105,6 +105,10 @@ class Front:
         if origin is not None:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+
+
+def _is_nowhere(request: web.Request) -> bool:
+    return request.match_info.http_exception is not None
 
 
 def takes_any_body(request: web.Request) -> bool:
