@@ -100,7 +100,7 @@ class Client:
         patience: float = ANSWER_TIMEOUT_S,
         silence: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
-        """A successful answer while it comes: ``patience`` seconds until its head, ``silence`` between pieces of its body (None: no limit)."""
+        """A successful answer while it comes; ``patience`` until its head, ``silence`` between its pieces, in seconds (None: no limit)."""
         with self._exchange(method, _with_query(path, query), body, headers or {}, (patience, silence)) as response:
             yield response
 

@@ -101,7 +101,7 @@ def _print_plan(answer: Node, output: str) -> None:
         click.echo(line)
 
 
-def plan_lines(answer: Node, *, color: bool = False) -> Iterator[str]:
+def plan_lines(answer: Node, *, color: bool = False, steps: bool = True) -> Iterator[str]:
     """A plan for people: a line per instance with its cause, a line per changed field, the steps, a sum."""
     changes = list(answer.nodes("changes"))
     width = max((len(change.text("instance")) for change in changes), default=0)
@@ -114,10 +114,10 @@ def plan_lines(answer: Node, *, color: bool = False) -> Iterator[str]:
         for each in fields:
             before, after = quoted(each.raw.get("before")), quoted(each.raw.get("after"))
             yield plain(f"    {each.text('path')}: {before} -> {after}")
-    steps = list(answer.nodes("steps"))
-    if steps:
+    actions = list(answer.nodes("steps")) if steps else []
+    if actions:
         yield "steps:"
-        yield from (plain(f"  {step.text('text')}") for step in steps)
+        yield from (plain(f"  {action.text('text')}") for action in actions)
     yield _sum(changes, pending=answer.flag("pending"))
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +15,10 @@ from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, Session, output_option, session_of
 from reconciler.cli.output import print_json
 from reconciler.cli.terminal import note, plain
-from reconciler.core.contracts import ParsedCommand
 from reconciler.core.errors import Rejected
+
+if TYPE_CHECKING:
+    from reconciler.core.contracts import ParsedCommand
 
 NAME_LIMIT = 63
 """Characters of an instance name."""
@@ -50,7 +53,7 @@ def parse(
     parsed, snippet = parse_command(text, backend)
     if name is not None:
         parsed = replace(parsed, name=name)
-        snippet = document.snippet(name, document.instance_body(parsed))
+        snippet = document.snippet(name, parsed.instance())
     for warning in parsed.warnings:
         note(f"warning: {warning}")
     if file is not None:
@@ -115,7 +118,7 @@ def _write(session: Session, file: Path, parsed: ParsedCommand) -> None:
                 f"cannot add {parsed.name} to {file}: it declares {taken[parsed.name.lower()]} already; "
                 "try another name with --name"
             )
-    edited = document.set_instance(text, parsed.name, document.instance_body(parsed)).encode()
+    edited = document.set_instance(text, parsed.name, parsed.instance()).encode()
     trial = file.with_name(f".{file.name}.trial")
     try:
         write_atomic(trial, edited)
