@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reconciler.core.contracts import Backend, Endpoint, Launch, Probe
@@ -56,6 +56,8 @@ def expand(fleet: Fleet, backends: Mapping[str, Backend], environ: Mapping[str, 
     for name, spec in fleet.instances.items():
         backend = backends[spec.backend_type]
         launch = backend.launch(spec, fleet.backends)
+        if launch is not None:
+            launch = replace(launch, served_model=backend.served_model(spec))
         desired[name] = Desired(
             name=name,
             spec=spec,
