@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.contracts import Handle, Launch, ProcessState, ReplicaFacts, Runtime, StartOrder
+from reconciler.core.contracts import ASKED_STOP, Handle, Launch, ProcessState, ReplicaFacts, Runtime, StartOrder
 from reconciler.core.spec import StopSpec
 from reconciler.host.clock import SystemClock
 from reconciler.runtimes.local import LocalRuntime
@@ -161,3 +161,12 @@ async def ended(runtime: Runtime, handle: Handle, *, deadline: float = DEADLINE_
         deadline=deadline,
     )
     return facts_of(runtime, handle)
+
+
+async def clean_up(runtime: LocalRuntime) -> None:
+    """Kill what is left, and let go."""
+    for facts in runtime.observe():
+        if facts.state is not ProcessState.EXITED:
+            await runtime.kill(facts.handle, asked=ASKED_STOP)
+            await ended(runtime, facts.handle)
+    await runtime.close()
