@@ -126,6 +126,13 @@ class FleetCheck:
         """The pinned port and where it is written."""
         option_path: Path = ("backend_options", "port")
         option = one.spec.backend_options.get("port")
+        if (
+            isinstance(option, str)
+            and option.isascii()
+            and option.isdecimal()
+            and len(option) <= len(str(_HIGHEST_PORT))
+        ):
+            option = int(option)  # options may be given as the text that goes on the command line
         if option is not None and not self.reporter.has(one.path(option_path)):
             if not isinstance(option, int) or isinstance(option, bool) or not 1 <= option <= _HIGHEST_PORT:
                 message = f"a port is a whole number from 1 to {_HIGHEST_PORT}"

@@ -14,11 +14,15 @@ MAX_NODES = 20_000
 MAX_DEPTH = 40
 """Levels of nesting, aliases followed; a fleet needs 6 and JSON-valued options a few more."""
 MAX_ALIASES = 200
+MAX_PROBLEMS = 200
+"""Errors after which a load gives up: beyond it the file is something else, and the list is no help to anybody."""
 MAX_EXPANDED = 200_000
 """Nodes once every alias is followed: what a walk over the data would visit."""
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _FORBIDDEN_RAW = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
+_LONG_TAG = re.compile(r"(?<![^\s\[{,])!\S{1000}")
+"""The YAML library takes quadratic time over a tag; nothing of ours begins with `!` and goes on for so long."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
@@ -103,6 +107,9 @@ def decode(data: bytes, name: str) -> str:
         if found[0] == "\0":
             raise rejected(place, "NUL bytes in the file", hint="it was cut short or padded while it was written")
         raise rejected(place, f"the control character U+{ord(found[0]):04X} is not allowed", hint="remove it")
+    tag = _LONG_TAG.search(text)
+    if tag:
+        raise rejected(_place_of(text[: tag.start()], name), "tags (`!…`) are not used here", hint="remove it")
     return text
 
 

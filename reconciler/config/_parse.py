@@ -24,7 +24,7 @@ from ruamel.yaml.events import (
     StreamEndEvent,
 )
 
-from reconciler.config._guard import BadScalar, Guard, check_text, decode, rejected, resolve
+from reconciler.config._guard import MAX_PROBLEMS, BadScalar, Guard, check_text, decode, rejected, resolve
 from reconciler.config._tree import Entry, Node, Place, Scalar, Sequence, Table
 from reconciler.core.errors import Problem, Rejected
 
@@ -190,8 +190,11 @@ class _Builder:
             column=place.column,
             also=also,
         )
-        if problem not in self.problems:
-            self.problems.append(problem)
+        if problem in self.problems:
+            return
+        self.problems.append(problem)
+        if len(self.problems) > MAX_PROBLEMS:
+            raise rejected(place, f"more than {MAX_PROBLEMS} problems; the rest is not shown")
 
     def _value(self, event: Any, depth: int, place: Place | None = None) -> Built:
         place = place or self._place(event)

@@ -7,11 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from reconciler.config._guard import MAX_PROBLEMS
 from reconciler.config._tree import Path, Place, words
 from reconciler.core.errors import Problem, Rejected, Severity
-
-MAX_PROBLEMS = 200
-"""Errors after which a load gives up: beyond it the file is something else, and the list is no help to anybody."""
 
 _SECRET_NAME = r"(?:api[_-]?key|[\w-]*token|[\w-]*secret|[\w-]*passw(?:or)?d|[\w-]*credentials?|[\w-]*_key)"
 _SECRET_NAMES = re.compile(_SECRET_NAME, re.IGNORECASE)
@@ -57,6 +55,7 @@ class Reporter:
     _problems: list[Problem] = field(default_factory=list)
     _said: set[tuple[str | None, int | None, int | None, str]] = field(default_factory=set)
     _unreadable: set[tuple[str | None, int | None, int | None]] = field(default_factory=set)
+    _masked: dict[tuple[str, int], str | None] = field(default_factory=dict)
     _secrets: dict[str, str] = field(default_factory=dict)
 
     def hide(self, secret: str, shown: str = "***") -> None:
@@ -106,13 +105,18 @@ class Reporter:
             return
         self._said.add((*spot, problem.message))
         if problem.source is None and problem.file is not None and problem.line is not None:
-            lines = self.lines.get(problem.file, ())
-            if problem.line <= len(lines):
-                problem = replace(problem, source=mask_line(lines[problem.line - 1]))
+            problem = replace(problem, source=self._line(problem.file, problem.line))
         self._problems.append(problem)
         if len(self._problems) > MAX_PROBLEMS:
             more = Problem(message=f"more than {MAX_PROBLEMS} problems; the rest is not shown", file=problem.file)
             raise Rejected(*self.errors, more)
+
+    def _line(self, file: str, line: int) -> str | None:
+        """The line without its secrets; one text for all problems on it, since a line can be a whole file."""
+        if (file, line) not in self._masked:
+            lines = self.lines.get(file, ())
+            self._masked[file, line] = mask_line(lines[line - 1]) if line <= len(lines) else None
+        return self._masked[file, line]
 
     def unreadable(self, problems: Iterable[Problem]) -> None:
         """Note what the parser found; later complaints about the same values are echoes of it."""

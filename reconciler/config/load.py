@@ -5,7 +5,6 @@ Read top to bottom, :func:`load` is the list of steps. Nothing here has an effec
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import replace as changed
 from pathlib import Path
@@ -23,7 +22,7 @@ from reconciler.config._problems import Reporter, is_secret_name
 from reconciler.config._structure import check_structure, convert_options
 from reconciler.config._tree import Entry, Place, Scalar, Table, find, locate, plain, scalars, without
 from reconciler.config._tree import Path as TreePath
-from reconciler.config.source import Source, SourceFile
+from reconciler.config.source import Source, in_memory
 from reconciler.core.contracts import Backend, OptionProblem
 from reconciler.core.errors import Rejected
 from reconciler.core.spec import AuthSpec, BackendsSpec, Fleet, InstanceSpec, ServerSpec
@@ -60,10 +59,7 @@ def load_text(
 
     Relative key files are looked up beside ``root``, the file that the text stands for (by default ``name``).
     """
-    file = SourceFile(name=name, data=data)
-    digest = hashlib.sha256(data).hexdigest()
-    source = Source(root=root or Path(name), files=(file,), identity=(), content_hash=digest)
-    return load(source, backends=backends, environ=environ)
+    return load(in_memory(root or Path(name), {name: data}), backends=backends, environ=environ)
 
 
 def _document(source: Source, reporter: Reporter) -> Table:

@@ -10,6 +10,8 @@ from reconciler.core.errors import Problem, Severity
 WIDTH = 100
 """Columns of source shown; longer lines are cut around the spot."""
 _TAB = 4
+_FAR = 4 * WIDTH
+"""Characters on each side of the spot that are considered: room for many that take no column."""
 _RED, _YELLOW, _BOLD, _DIM, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
@@ -60,14 +62,18 @@ def _columns(text: str) -> int:
 
 def _excerpt(source: str, column: int) -> tuple[str, str]:
     """The line, cut around the spot where it is long, and a caret line of the same geometry."""
-    pieces = [" " * _TAB if character == "\t" else _shown(character) for character in source]
-    spot = min(column - 1, len(pieces))
+    spot = min(column - 1, len(source))
+    left = max(spot - _FAR, 0)  # a line can be a whole file: what is far away is not even looked at
+    near = source[left : spot + _FAR]
+    is_cut_left, is_cut_right = left > 0, spot + _FAR < len(source)
+    spot -= left
+    pieces = [" " * _TAB if character == "\t" else _shown(character) for character in near]
     start, end = 0, len(pieces)
-    if sum(map(_columns, pieces)) > WIDTH:
+    if is_cut_left or is_cut_right or sum(map(_columns, pieces)) > WIDTH:
         start = _walk(pieces, spot, -1, WIDTH // 2)
         end = _walk(pieces, spot, 1, WIDTH - WIDTH // 2)
-    head = "…" if start > 0 else ""
-    tail = "…" if end < len(pieces) else ""
+    head = "…" if is_cut_left or start > 0 else ""
+    tail = "…" if is_cut_right or end < len(pieces) else ""
     before = _columns(head) + sum(map(_columns, pieces[start:spot]))
     return f"{head}{''.join(pieces[start:end])}{tail}", " " * before + "^"
 

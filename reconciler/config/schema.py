@@ -1,7 +1,8 @@
 """The file's shape as JSON schema (2020-12), generated from the models and from what each backend says of its options.
 
 ``structure_schema`` is what the loader checks with, after variables are expanded; ``file_schema`` is the same for editors, with the
-options of every backend, ``x-*`` keys and ``${VAR}`` texts let through. Both come from one builder, so they cannot drift.
+options of every backend, ``x-*`` keys and ``${VAR}`` texts let through (a backend's schema lets them through by itself). Both come
+from one builder, so they cannot drift.
 """
 
 from __future__ import annotations
@@ -67,12 +68,11 @@ def structure_schema(kinds: Iterable[str]) -> Schema:
 
 def file_schema(backends: Mapping[str, Backend]) -> Schema:
     """The schema for editors and CI, with the options of every given backend. Deterministic: the same input, the same text."""
-    schema = structure_schema(backends)
-    instance: Schema = schema["$defs"]["InstanceSpec"]
+    allowed: Schema = _let_through(structure_schema(backends))
+    definitions: Schema = allowed["$defs"]
     branches: list[Schema] = []
     for kind in sorted(backends):
-        options = _embedded(kind, backends[kind].options_schema(), schema["$defs"])
-        schema["$defs"][f"options.{kind}"] = options
+        definitions[f"options.{kind}"] = _embedded(kind, backends[kind].options_schema(), definitions)
         branches.append(
             {
                 "if": {"properties": {"backend_type": {"const": kind}}, "required": ["backend_type"]},
@@ -80,8 +80,7 @@ def file_schema(backends: Mapping[str, Backend]) -> Schema:
             }
         )
     if branches:
-        instance["allOf"] = branches
-    allowed: Schema = _let_through(schema)
+        definitions["InstanceSpec"]["allOf"] = branches
     # an instance needs its backend_type unless defaults give one
     allowed["if"] = {
         "properties": {"defaults": {"type": "object", "required": ["backend_type"]}},
