@@ -98,7 +98,7 @@ def parse_command(command: str, kind: str | None) -> tuple[ParsedCommand, str]:
         )
         raise Rejected(Problem(message=why, hint=f"say which with --backend: {known}"))
     parsed = chosen[0].parse(command)
-    return parsed, document.snippet(parsed.name, document.instance_body(parsed))
+    return parsed, document.snippet(parsed.name, parsed.instance())
 
 
 def simulated(fleet: Fleet) -> Fleet:

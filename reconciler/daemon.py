@@ -34,13 +34,15 @@ from reconciler.core.contracts import ASKED_STOP
 from reconciler.core.errors import LlamactlError, Rejected, Terminal
 from reconciler.core.spec import BackendsSpec, Fleet, ServerSpec
 from reconciler.host.clock import SystemClock, rfc3339
+from reconciler.host.keyfiles import EnvironWithFiles
 from reconciler.host.logs import log_to_stderr
 from reconciler.host.notify import Notifier
 from reconciler.host.probe import Prober
 from reconciler.host.store import StateFolder, state_dir
+from reconciler.proxy.auth import Authorizer
 from reconciler.runtimes._folders import boot_id
 from reconciler.runtimes.local import LocalRuntime
-from reconciler.server import build
+from reconciler.server.app import check_parser, make_app, make_runner
 
 log = logging.getLogger("llamactl")
 
@@ -66,6 +68,7 @@ def run_leftovers(folder: Path | None, environ: Mapping[str, str]) -> int:
 
 
 async def _daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
+    check_parser()
     clock = SystemClock()
     notifier = Notifier(environ)
     path = source.find_file(options.file, environ)
@@ -75,7 +78,7 @@ async def _daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
         keeper = Keeper(
             folder=folder.path,
             backends=discover(),
-            environ=overrides,
+            environ=EnvironWithFiles(overrides),
             clock=clock,
             transform=simulated if options.simulate else None,
         )
@@ -94,7 +97,8 @@ async def _daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
                 "simulated": options.simulate,
             }
             controller = Controller(parts, path=path, about=about)
-            runner = build.make_runner(build.make_app(controller, local_key=key))
+            controller.open()  # keys and names are in force before the first request can come
+            runner = make_runner(make_app(controller, authorizer=Authorizer(key), names=(fleet.server.host,)))
             await runner.setup()
             try:
                 url = await _listen(runner, fleet.server)

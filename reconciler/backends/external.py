@@ -122,11 +122,11 @@ class External:
         return text_option(spec, "model")
 
     def readiness(self, spec: InstanceSpec) -> Probe:
-        """GET /v1/models: the one route that every OpenAI-compatible server has (``/health`` is not)."""
-        return Probe(path="/v1/models")
+        """GET /health, else /v1/models: the one route that every OpenAI-compatible server has."""
+        return Probe(path="/health", otherwise="/v1/models")
 
     def liveness(self, spec: InstanceSpec) -> Probe:
-        """GET /v1/models."""
+        """The same question."""
         return self.readiness(spec)
 
     def judge(self, status: int, body: bytes) -> Verdict:

@@ -21,7 +21,8 @@ from reconciler.core.contracts import LogFile
 from reconciler.core.desired import Mode
 from reconciler.core.errors import Missing, Rejected, Severity
 from reconciler.core.observed import World
-from reconciler.core.spec import Fleet
+from reconciler.core.plan import Plan
+from reconciler.core.spec import Fleet, OptionValue
 from reconciler.host.clock import rfc3339
 
 __all__ = ["Controller", "PreconditionFailed"]
@@ -50,6 +51,12 @@ class Controller:
         self.events = parts.events
         self.leases = parts.leases
         self.backends = parts.backends
+
+    def open(self) -> None:
+        """Publish what is known before the first pass: the accepted fleet's names and keys."""
+        accepted = self._parts.keeper.accepted
+        assert accepted is not None, "the first fleet is accepted before the daemon serves"
+        self._publish(Snapshot(accepted=accepted, world=self.loop.world(), plan=Plan(), external={}, faults={}))
 
     # ---- running ------------------------------------------------------------------------------------------------
 
@@ -247,11 +254,11 @@ class Controller:
             "warnings": [problem_json(problem) for problem in edited.after.warnings],
         }
 
-    async def create(self, name: str, body: Mapping[str, object]) -> dict[str, object]:
+    async def create(self, name: str, body: Mapping[str, OptionValue]) -> dict[str, object]:
         """Declare a new instance."""
         return await self._after(name, await self._edits.create(name, body))
 
-    async def replace(self, name: str, body: Mapping[str, object]) -> dict[str, object]:
+    async def replace(self, name: str, body: Mapping[str, OptionValue]) -> dict[str, object]:
         """Declare an existing instance anew."""
         return await self._after(name, await self._edits.replace(name, body))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from reconciler.config import document, source
 from reconciler.control.keeper import Keeper
 from reconciler.core.errors import Conflict, Missing, Problem, Rejected
-from reconciler.core.spec import Fleet
+from reconciler.core.spec import Fleet, OptionValue
 from reconciler.host import store
 
 NEW_INSTANCES_FILE = "llamactl.yaml"
@@ -72,7 +72,7 @@ class Edits:
                     )
             return await self._write(self._path, data)
 
-    async def create(self, name: str, body: Mapping[str, object]) -> Edited:
+    async def create(self, name: str, body: Mapping[str, OptionValue]) -> Edited:
         """Declare a new instance; Conflict when the name is taken."""
         async with self._lock:
             path = await self._find(name)
@@ -82,7 +82,7 @@ class Edits:
             text = target.read_text(encoding="utf-8") if target.exists() else ""
             return await self._write(target, _edit(lambda: document.set_instance(text, name, body)))
 
-    async def replace(self, name: str, body: Mapping[str, object]) -> Edited:
+    async def replace(self, name: str, body: Mapping[str, OptionValue]) -> Edited:
         """Declare an existing instance anew."""
         return await self._change(name, lambda text: document.set_instance(text, name, body))
 
@@ -107,7 +107,7 @@ class Edits:
         content = await asyncio.to_thread(source.read, self._path)
         await self._keeper.load(content)  # an edit of a file that is broken already would hide the user's own problem
         for file in content.files:
-            if document.declares(file.data, name):
+            if document.declares(file.data.decode("utf-8"), name):
                 return self._path / Path(file.name).name if self.is_folder else self._path
         return None
 

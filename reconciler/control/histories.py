@@ -1,11 +1,13 @@
-"""Keeps each instance's ``History`` and generation over daemon restarts, one small file per instance in the state folder.
+"""Keeps each instance's ``History`` over daemon restarts, one small file per instance in the state folder.
 
-Written when it changes, whole or not at all. Monotonic times are stored beside the boot they belong to, so that a restart of the
-daemon keeps a backoff and a reboot of the host forgets it. The file holds declared environment values: it is private (0600).
+Kept in memory, written by :meth:`Histories.save` off the event loop, whole or not at all. Monotonic times are stored beside the boot
+they belong to, so that a restart of the daemon keeps a backoff and a reboot of the host forgets it. The file holds declared
+environment values: it is private (0600).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,14 +28,20 @@ class Histories:
         self._folder = folder
         self._boot = boot
         self._known: dict[str, History] = {}
+        self._unsaved: set[str] = set()
+        self._writing = asyncio.Lock()
         self.write_error: str | None = None
-        """Why the last write failed, for status; None when all is written."""
+        """Why the last write failed, for status; None when all could be written."""
 
     def open(self) -> None:
-        """Read what earlier daemons left; unreadable files are put aside and said."""
+        """Read what earlier daemons left; unreadable files are put aside and said. OSError when there can be no folder."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(self._folder.glob("*.json")):
-            data = store.read_json(path)
+            try:
+                data = store.read_json(path)
+            except OSError as error:
+                log.warning("cannot read %s: %s; counted as absent", path, error.strerror or error)
+                continue
             if data is None:
                 continue
             try:
@@ -50,21 +58,49 @@ class Histories:
         return self._known.get(name) or History()
 
     def put(self, name: str, history: History) -> None:
-        """Remember; a full disk keeps it in memory and is said in status."""
-        if self._known.get(name) == history:
-            return
-        self._known[name] = history
-        try:
-            store.write_json(self._folder / f"{name}.json", _to_json(name, history, boot=self._boot))
-            self.write_error = None
-        except OSError as error:
-            self.write_error = f"cannot write {self._folder / name}.json: {error.strerror or error}"
-            log.warning("%s", self.write_error)
+        """Remember; :meth:`save` writes it."""
+        if self._known.get(name) != history:
+            self._known[name] = history
+            self._unsaved.add(name)
 
     def drop(self, name: str) -> None:
         """The instance is gone for good."""
-        self._known.pop(name, None)
-        (self._folder / f"{name}.json").unlink(missing_ok=True)
+        if self._known.pop(name, None) is not None:
+            self._unsaved.add(name)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether :meth:`save` has something to do."""
+        return bool(self._unsaved)
+
+    async def save(self, name: str | None = None) -> None:
+        """Write what changed, of one instance or of all, in a thread. What cannot be written is said in status and tried again."""
+        async with self._writing:
+            for one in sorted(self._unsaved if name is None else self._unsaved & {name}):
+                history = self._known.get(one)
+                self._unsaved.discard(one)
+                try:
+                    await asyncio.to_thread(self._write, one, history)
+                except OSError as error:
+                    self._unsaved.add(one)
+                    self._failed(f"cannot write {self._folder / one}.json: {error.strerror or error}")
+                    return  # the others would fail the same way
+                except asyncio.CancelledError:
+                    self._unsaved.add(one)
+                    raise
+                self.write_error = None
+
+    def _failed(self, why: str) -> None:
+        if self.write_error is None:
+            log.warning("%s (STATE_WRITE_FAILED); trying again", why)
+        self.write_error = why
+
+    def _write(self, name: str, history: History | None) -> None:
+        path = self._folder / f"{name}.json"
+        if history is None:
+            path.unlink(missing_ok=True)
+        else:
+            store.write_json(path, _to_json(name, history, boot=self._boot))
 
 
 def _to_json(name: str, history: History, *, boot: str) -> dict[str, object]:

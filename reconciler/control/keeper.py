@@ -80,8 +80,14 @@ class Keeper:
 
     async def load(self, source: Source) -> Fleet:
         """The fleet that a source declares; Rejected with every problem. Off the event loop: a large file takes a while."""
-        fleet = await asyncio.to_thread(load, source, backends=self._backends, environ=self._environ)
-        return self._transform(fleet) if self._transform is not None else fleet
+        return await asyncio.to_thread(self._load, source)
+
+    def _load(self, source: Source) -> Fleet:
+        fleet = load(source, backends=self._backends, environ=self._environ)
+        if self._transform is not None:
+            fleet = self._transform(fleet)
+        self.desired(fleet)  # what cannot be launched (an executable that cannot be split) is refused with the rest
+        return fleet
 
     def desired(self, fleet: Fleet) -> dict[str, Desired]:
         """Every declared instance, expanded."""

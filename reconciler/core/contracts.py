@@ -6,74 +6,15 @@ against, and is refused with ``Conflict`` or ``Missing`` when the world moved.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from reconciler.core.errors import Problem
+from reconciler.core.launch import Launch
 from reconciler.core.spec import BackendsSpec, InstanceSpec, OptionValue, StopSpec
-
-REVISION_LENGTH = 12
-"""Hex digits of a revision: 48 bits, far beyond the handful of revisions an instance ever has, short enough to read aloud."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
-    """Everything the process can feel, before port and identity. Its hash is the revision."""
-
-    argv: tuple[str, ...]
-    """Executable, subcommand and options; without host, port and keys. May hold ``{host}``/``{port}`` where a backend says so."""
-    environment: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-    """Only what was declared (backends, then instance); None unsets a variable."""
-    inherit_environment: bool | tuple[str, ...] = True
-    working_directory: str | None = None
-    host: str = "127.0.0.1"
-    """Address the backend listens on."""
-    port: int | None = None
-    """A pinned port; None lets the runtime assign one."""
-    backend_type: str = ""
-    served_model: str | None = None
-    """The name this process wants in a request's ``model``; None leaves the client's value alone. It goes with the launch, not
-    with the instance, because an old and a new replica that serve side by side may want different names."""
-
-    def as_json(self) -> dict[str, object]:
-        """Plain data with sorted keys, enough to rebuild the launch with :meth:`from_json`."""
-        return {
-            "argv": list(self.argv),
-            "environment": dict(sorted(self.environment.items())),
-            "inherit_environment": self.inherit_environment
-            if isinstance(self.inherit_environment, bool)
-            else list(self.inherit_environment),
-            "working_directory": self.working_directory,
-            "host": self.host,
-            "port": self.port,
-            "backend_type": self.backend_type,
-            "served_model": self.served_model,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Launch:
-        """The launch that :meth:`as_json` described; KeyError or TypeError when it is something else."""
-        inherit = data["inherit_environment"]
-        return cls(
-            argv=tuple(data["argv"]),
-            environment=dict(data["environment"]),
-            inherit_environment=inherit if isinstance(inherit, bool) else tuple(inherit),
-            working_directory=data["working_directory"],
-            host=data["host"],
-            port=data["port"],
-            backend_type=data["backend_type"],
-            served_model=data["served_model"],
-        )
-
-    def revision(self) -> str:
-        """First hex digits of the SHA-256 over everything the process can feel."""
-        text = json.dumps(self.as_json(), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:REVISION_LENGTH]
 
 
 class Verdict(StrEnum):
@@ -91,6 +32,8 @@ class Probe:
 
     method: str = "GET"
     path: str = "/health"
+    otherwise: str | None = None
+    """Asked in its place where the server has no such route."""
     body: bytes | None = None
     timeout: float | None = None
     """Seconds; None takes the instance's ``probe.timeout``."""
@@ -122,6 +65,16 @@ class ParsedCommand:
     name: str
     """A suggested instance name that satisfies ``NAME_PATTERN``."""
     warnings: tuple[str, ...]
+
+    def instance(self) -> dict[str, OptionValue]:
+        """The instance as it stands in a file: only what was given."""
+        optional: dict[str, OptionValue] = {
+            "executable": self.executable,
+            "extra_args": list(self.extra_args),
+            "environment": dict(self.environment),
+        }
+        given = {key: value for key, value in optional.items() if value}
+        return {"backend_type": self.backend_type, "backend_options": dict(self.backend_options), **given}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from reconciler.core.contracts import Endpoint, Probe
 LONGEST_ANSWER = 64 * 1024
 """Bytes of an answer that are read; a health answer is a few words, an error page may be longer."""
 
+_NO_SUCH_ROUTE = (404, 405, 501)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -46,6 +48,12 @@ class Prober:
 
     async def ask(self, endpoint: Endpoint, probe: Probe, *, deadline: float) -> Answer:
         """The answer to ``probe``; never raises for anything the network does. ``deadline`` in seconds."""
+        answer = await self._once(endpoint, probe, probe.path, deadline)
+        if probe.otherwise is not None and answer.status in _NO_SUCH_ROUTE:
+            return await self._once(endpoint, probe, probe.otherwise, deadline)
+        return answer
+
+    async def _once(self, endpoint: Endpoint, probe: Probe, path: str, deadline: float) -> Answer:
         if self._session is None:
             raise RuntimeError("the prober is not open")
         headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
@@ -55,7 +63,7 @@ class Prober:
         try:
             async with self._session.request(
                 probe.method,
-                endpoint.url(probe.path),
+                endpoint.url(path),
                 data=probe.body,
                 headers=headers,
                 timeout=timeout,

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from reconciler.control.events import EventLog
 from reconciler.core.contracts import Backend, LogFile
+from reconciler.core.spec import OptionValue
 from reconciler.proxy.world import World
 
 
@@ -47,11 +48,11 @@ class Control(World, Protocol):
         """Make ``text`` the file."""
         ...
 
-    async def create(self, name: str, body: Mapping[str, object]) -> dict[str, object]:
+    async def create(self, name: str, body: Mapping[str, OptionValue]) -> dict[str, object]:
         """Declare a new instance."""
         ...
 
-    async def replace(self, name: str, body: Mapping[str, object]) -> dict[str, object]:
+    async def replace(self, name: str, body: Mapping[str, OptionValue]) -> dict[str, object]:
         """Declare an existing instance anew."""
         ...
 
