@@ -1,4 +1,5 @@
-"""Shared test habits: async tests run on a fresh loop under a deadline, and a test that leaks a task fails."""
+"""Shared test habits: async tests run on a fresh loop under a deadline, and a test that leaks a task
+or a process fails."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import inspect
 from typing import Any
 
 import pytest
+
+from tests.leaks import no_process_left as no_process_left
 
 ASYNC_TEST_DEADLINE_S = 60.0
 """Longest an async test may take, seconds; generous for two busy cores, short enough that a hang is seen."""
