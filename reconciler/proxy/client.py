@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
 from typing import NoReturn
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -151,3 +153,40 @@ async def _note_reuse(
     session: aiohttp.ClientSession, context: SimpleNamespace, parameters: aiohttp.TraceConnectionReuseconnParams
 ) -> None:
     context.trace_request_ctx.reused = True
+
+
+_WATCHED: WeakSet[asyncio.Future[None]] = WeakSet()
+
+
+@contextmanager
+def watched_end(answer: aiohttp.ClientResponse) -> Iterator[asyncio.Future[None] | None]:
+    """Inside the block, the end of the backend's connection ends the reading of ``answer``, whatever led to it.
+
+    aiohttp forgets to tell the reader when a chunk that is malformed follows good ones, and the reader would wait for ever. Gives the
+    future of the connection's end, which holds an exception when it was no orderly one; None when the answer is complete already.
+    """
+    connection = answer.connection
+    protocol = connection.protocol if connection is not None else None
+    closed = protocol.closed if protocol is not None else None
+    if closed is None:
+        yield None
+        return
+    if closed not in _WATCHED:
+        _WATCHED.add(closed)
+        closed.add_done_callback(_retrieve)
+
+    def end_reading(_: asyncio.Future[None]) -> None:
+        if not answer.content.is_eof() and answer.content.exception() is None:
+            answer.content.set_exception(aiohttp.ClientPayloadError("the connection ended inside the answer"))
+
+    closed.add_done_callback(end_reading)
+    try:
+        yield closed
+    finally:
+        closed.remove_done_callback(end_reading)
+
+
+def _retrieve(closed: asyncio.Future[None]) -> None:
+    """Connections that wait in the pool may end as they like: nobody needs to hear of it."""
+    if not closed.cancelled():
+        closed.exception()

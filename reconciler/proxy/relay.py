@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from reconciler.control.leases import Lease
-from reconciler.proxy.client import BadAnswer
+from reconciler.proxy.client import BadAnswer, watched_end
 from reconciler.proxy.headers import for_client
 from reconciler.proxy.refusals import openai_event
 from reconciler.proxy.stream import (
@@ -48,11 +48,12 @@ async def relay(request: web.BaseRequest, answer: aiohttp.ClientResponse, lease:
     if request.method == hdrs.METH_HEAD or answer.status in _NO_BODY:
         await response.prepare(request)
         return response
-    first = b""
-    if framing is Framing.CLOSE and is_json(answer.headers):
-        first = await _held_json(answer, lease)
-    await response.prepare(request)
-    return await _Relay(request, response, answer, lease).run(first)
+    with watched_end(answer) as closed:
+        first = b""
+        if framing is Framing.CLOSE and is_json(answer.headers):
+            first = await _held_json(answer, lease)
+        await response.prepare(request)
+        return await _Relay(request, response, answer, lease, closed).run(first)
 
 
 async def _held_json(answer: aiohttp.ClientResponse, lease: Lease) -> bytes:
@@ -77,7 +78,12 @@ class _Relay:
     """One answer on its way."""
 
     def __init__(
-        self, request: web.BaseRequest, response: web.StreamResponse, answer: aiohttp.ClientResponse, lease: Lease
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        answer: aiohttp.ClientResponse,
+        lease: Lease,
+        closed: asyncio.Future[None] | None,
     ) -> None:
         self._request = request
         self._response = response
@@ -85,10 +91,7 @@ class _Relay:
         self._lease = lease
         self._framing = framing_of(answer.headers)
         self._tail = EventTail() if is_event_stream(answer.headers) else None
-        connection = answer.connection
-        protocol = connection.protocol if connection is not None else None
-        # tells a reset from an orderly end, which matters only where the end of the connection is the end of the answer
-        self._closed = protocol.closed if protocol is not None and self._framing is Framing.CLOSE else None
+        self._closed = closed
 
     async def run(self, first: bytes) -> web.StreamResponse:
         chunk = first
@@ -132,7 +135,7 @@ class _Relay:
     def _why_unfinished(self) -> str | None:
         if self._framing is not Framing.CLOSE:
             return None
-        if self._closed is not None and self._closed.done() and self._closed.exception() is not None:
+        if self._closed is not None and self._closed.done() and self._closed.exception() is not None:  # no orderly end
             return "the connection was reset"
         if self._tail is not None and must_say_done(self._answer.url.path) and not self._tail.done:
             return "the stream ended without [DONE]"

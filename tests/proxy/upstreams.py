@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from tests.server.fakes import DEADLINE_S
+from tests.server.fakes import DEADLINE_S, FakeControl, Server, route, routes, serving, target
 
 OK_JSON = b'{"id":"x","object":"chat.completion","choices":[]}'
 
@@ -210,3 +210,10 @@ def refused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def proxied(script: Script = answer_ok) -> AsyncIterator[tuple[Upstream, Server]]:
+    """One such backend as the instance ``tiny``, behind the real application."""
+    async with upstream(script) as backend, serving(FakeControl(routes(route("tiny", target(backend.port))))) as server:
+        yield backend, server
