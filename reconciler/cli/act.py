@@ -8,7 +8,7 @@ from reconciler.cli.client import instance_path
 from reconciler.cli.connect import connect
 from reconciler.cli.frame import Command, daemon_options, output_option, session_of
 from reconciler.cli.output import print_json
-from reconciler.cli.terminal import plain
+from reconciler.cli.terminal import out, plain
 from reconciler.cli.views import instance_view
 
 
@@ -18,7 +18,7 @@ def _post(ctx: click.Context, name: str, verb: str, output: str, done: str) -> N
         print_json(answer.raw)
         return
     view = instance_view(answer)
-    click.echo(plain(f"{view.name or name}: {done}; it is {view.brief}"))
+    out(plain(f"{view.name or name}: {done}; it is {view.brief}"))
 
 
 @click.command(cls=Command, short_help="Set `enabled: true` in the file.")

@@ -14,7 +14,7 @@ from reconciler.cli.failure import Code, Failure, KeyRefused, Unreachable
 from reconciler.cli.frame import Command, Duration, Session, daemon_options, file_option, session_of, state_dir_option
 from reconciler.cli.pause import Deadline
 from reconciler.cli.progress import Reporter, reporter
-from reconciler.cli.terminal import note
+from reconciler.cli.terminal import note, out
 from reconciler.cli.views import status_view
 
 POLL_S = 0.1
@@ -86,7 +86,7 @@ def down(ctx: click.Context, timeout: float) -> None:
         raise Failure("stopped waiting; the daemon goes on stopping", Code.INTERRUPTED) from None
     if target.local:
         _end_rest(session)
-    click.echo(f"stopped {_instances(count)} and the daemon")
+    out(f"stopped {_instances(count)} and the daemon")
 
 
 def _instances(count: int) -> str:
@@ -127,10 +127,10 @@ def _end_rest(session: Session) -> None:
 def _leftovers(session: Session) -> None:
     folder = session.folder()
     if not folder.is_dir():
-        click.echo(f"nothing to stop: no daemon runs here and there is no state folder {folder}")
+        out(f"nothing to stop: no daemon runs here and there is no state folder {folder}")
         return
     from reconciler.app import end_leftovers
 
     note("no daemon runs here; ending what its state folder still owns")
     count = end_leftovers(session.state_dir, session.environ)
-    click.echo(f"stopped {_instances(count)}" if count else f"nothing to stop: {folder} owns nothing")
+    out(f"stopped {_instances(count)}" if count else f"nothing to stop: {folder} owns nothing")

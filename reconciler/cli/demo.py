@@ -16,7 +16,7 @@ from reconciler.cli.pause import pause
 from reconciler.cli.root import end_by_signals
 from reconciler.cli.stage import Stage
 from reconciler.cli.talk import pieces
-from reconciler.cli.terminal import colored, plain
+from reconciler.cli.terminal import colored, out, plain
 from reconciler.cli.views import StatusView
 
 FILE = """\
@@ -72,16 +72,16 @@ def demo(ctx: click.Context, once: bool, port: int | None) -> None:
 
 
 def _title(text: str) -> None:
-    click.echo(click.style(text, bold=True) if colored(sys.stdout) else text, color=True)
+    out(click.style(text, bold=True) if colored(sys.stdout) else text)
 
 
 def _say(text: str) -> None:
-    click.echo(plain(text))
+    out(plain(text))
     sys.stdout.flush()
 
 
 def _indent(text: str) -> None:
-    click.echo(f"    {text}", color=colored(sys.stdout))
+    out(f"    {text}")
 
 
 def _start(stage: Stage) -> StatusView:
@@ -132,13 +132,13 @@ def _table(status: StatusView) -> None:
 def _talk(stage: Stage) -> None:
     _say("")
     _title(f"4. A streamed reply of {EDITED}, through the proxy")
-    click.echo("    ", nl=False)
+    out("    ", end="")
     said = []
     for piece in pieces(stage.client(), EDITED, [{"role": "user", "content": QUESTION}], max_tokens=16):
         said.append(piece)
-        click.echo(plain(piece), nl=False)
+        out(plain(piece), end="")
         sys.stdout.flush()
-    click.echo()
+    out()
     if not "".join(said).strip():
         raise Failure("the demo went wrong: the reply is empty")
 

@@ -28,7 +28,7 @@ from reconciler.cli.pause import Deadline
 from reconciler.cli.problems import from_answer, show
 from reconciler.cli.progress import reporter
 from reconciler.cli.sources import Sent, read_single
-from reconciler.cli.terminal import colored, note, plain
+from reconciler.cli.terminal import colored, note, out, plain
 from reconciler.cli.views import StatusView, status_view
 from reconciler.cli.waiting import GivenUp, Judge, Verdict, carried_on, explain, wait_until
 
@@ -98,7 +98,7 @@ def _print_plan(answer: Node, output: str) -> None:
         print_json(answer.raw)
         return
     for line in plan_lines(answer, color=colored(sys.stdout)):
-        click.echo(line)
+        out(line)
 
 
 def plan_lines(answer: Node, *, color: bool = False, steps: bool = True) -> Iterator[str]:
@@ -161,7 +161,7 @@ def apply(ctx: click.Context, file: Path | None, no_wait: bool, timeout: float, 
     summary = _summary(generation, changed=answer.texts("changed"), removed=removed)
     if not no_wait and (changed or removed):
         _wait(session, client, _judge(generation, before, changed, removed, same=before.config_hash == sent.content_hash), deadline)
-    click.echo(summary)
+    out(summary)
 
 
 def _put(client: Client, sent: Sent) -> Node:

@@ -12,7 +12,7 @@ from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, file_option, output_option, session_of
 from reconciler.cli.output import print_json
 from reconciler.cli.problems import as_json, code_of, errors, show
-from reconciler.cli.terminal import note, plain
+from reconciler.cli.terminal import note, out, plain
 from reconciler.core.errors import Problem, Rejected
 
 
@@ -67,9 +67,9 @@ def _tell(name: str, instances: int, found: tuple[Problem, ...]) -> None:
     show(found, to_stdout=True)
     bad = len(errors(found))
     if bad:
-        click.echo(plain(f"{name}: invalid, {bad} problem{'s' * (bad != 1)}"))
+        out(plain(f"{name}: invalid, {bad} problem{'s' * (bad != 1)}"))
     else:
-        click.echo(plain(f"{name}: valid, {instances} instance{'s' * (instances != 1)}"))
+        out(plain(f"{name}: valid, {instances} instance{'s' * (instances != 1)}"))
 
 
 @click.command(cls=Command, short_help="Print the JSON schema of the file.")

@@ -16,7 +16,7 @@ from reconciler.cli.frame import Command, daemon_options, output_option, session
 from reconciler.cli.output import columns, print_json, print_json_line, print_yaml
 from reconciler.cli.pause import pause, unix_now
 from reconciler.cli.problems import errors, from_answer
-from reconciler.cli.terminal import colored, is_terminal, note, phase_style, plain
+from reconciler.cli.terminal import colored, is_terminal, note, out, phase_style, plain
 from reconciler.cli.views import InstanceView, StatusView, instance_view, status_view
 
 WATCH_S = 0.5
@@ -64,9 +64,9 @@ def _watch(ask: Callable[[], Node], name: str | None, output: str) -> None:
                 continue
             if answer.raw != shown:
                 if moving:
-                    click.echo("\x1b[H\x1b[2J", nl=False, color=True)
+                    out("\x1b[H\x1b[2J", end="")
                 elif shown is not None and output != "json":
-                    click.echo()
+                    out()
                 if output == "json" and not moving:
                     print_json_line(answer.raw)
                 else:
@@ -87,10 +87,10 @@ def _show(answer: Node, name: str | None, output: str) -> None:
         case "name":
             names = [name] if name is not None else [each.text("name") for each in answer.nodes("instances")]
             for each in names:
-                click.echo(plain(each))
+                out(plain(each))
         case _:
             for line in _lines(answer, name, wide=output == "wide"):
-                click.echo(line)
+                out(line)
 
 
 def _lines(answer: Node, name: str | None, *, wide: bool) -> Sequence[str]:

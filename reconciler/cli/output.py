@@ -6,10 +6,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-import click
-
 from reconciler.cli.answers import Json
-from reconciler.cli.terminal import unicode_output
+from reconciler.cli.terminal import out, unicode_output
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _RESERVED = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -18,17 +16,17 @@ _RESERVED = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "
 
 def print_json(value: Json) -> None:
     """Indented JSON; escaped where the stream cannot show everything, so that nothing is lost."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not unicode_output()))
+    out(json.dumps(value, indent=2, ensure_ascii=not unicode_output()))
 
 
 def print_json_line(value: Json) -> None:
     """JSON in one line, for streams of values."""
-    click.echo(json.dumps(value, ensure_ascii=not unicode_output()))
+    out(json.dumps(value, ensure_ascii=not unicode_output()))
 
 
 def print_yaml(value: Json) -> None:
     """Block style YAML 1.2."""
-    click.echo("\n".join(yaml_lines(value)))
+    out("\n".join(yaml_lines(value)))
 
 
 def yaml_lines(value: Json) -> Iterator[str]:

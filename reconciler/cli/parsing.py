@@ -14,7 +14,7 @@ from reconciler.cli.answers import Json
 from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, Session, output_option, session_of
 from reconciler.cli.output import print_json
-from reconciler.cli.terminal import note, plain
+from reconciler.cli.terminal import note, out, plain
 from reconciler.core.errors import Rejected
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def parse(
     elif output == "json":
         print_json(_json(parsed, snippet))
     else:
-        click.echo(snippet, nl=False)
+        out(snippet, end="")
 
 
 def _text(command: tuple[str, ...]) -> str:

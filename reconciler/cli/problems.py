@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-import click
-
 from reconciler.cli.answers import Json, Node
 from reconciler.cli.failure import Code
-from reconciler.cli.terminal import colored, plain
+from reconciler.cli.terminal import colored, err, out, plain
 from reconciler.core.errors import Problem, Severity
 
 
@@ -53,7 +51,8 @@ def show(problems: Sequence[Problem], *, to_stdout: bool = False) -> None:
     from reconciler.config.report import render
 
     stream = sys.stdout if to_stdout else sys.stderr
-    click.echo(render(problems, color=colored(stream)).rstrip("\n"), file=stream, color=True)
+    write = out if to_stdout else err
+    write(render(problems, color=colored(stream)), end="")
 
 
 def errors(problems: Iterable[Problem]) -> list[Problem]:

@@ -14,7 +14,10 @@ import click
 from reconciler import __version__
 from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import CONTEXT, LazyGroup, Session, server_option, state_dir_option
+from reconciler.cli.terminal import err
 
+COMPLETION = "_LLAMACTL_COMPLETE"
+"""Set by the completion script that click writes for bash, zsh and fish."""
 _ROOM = "reconciler.cli"
 SECTIONS: Sequence[tuple[str, Mapping[str, tuple[str, str]]]] = (
     (
@@ -68,7 +71,7 @@ SECTIONS: Sequence[tuple[str, Mapping[str, tuple[str, str]]]] = (
 def cli(ctx: click.Context) -> None:
     """Nothing of its own to do."""
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
+        err(ctx.get_help())
         ctx.exit(Code.USAGE)
 
 
@@ -85,10 +88,17 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _invoke(argv: Sequence[str] | None, session: Session) -> int:
-    code = cli.main(
-        args=list(argv) if argv is not None else None, prog_name="llamactl", standalone_mode=False, obj=session
-    )
-    return code if isinstance(code, int) else Code.DONE
+    """As click's own ``main`` does it, which however takes a reader that left for a failure of its own."""
+    if instruction := session.environ.get(COMPLETION):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "llamactl", COMPLETION, instruction)
+    try:
+        with cli.make_context("llamactl", list(sys.argv[1:] if argv is None else argv), obj=session) as ctx:
+            cli.invoke(ctx)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    return Code.DONE
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -135,7 +145,7 @@ def _guarded(action: Callable[[], int]) -> int:
 
 def complain(message: str) -> None:
     """A message about a failure, on stderr."""
-    click.echo(f"llamactl: {message}", err=True)
+    err(f"llamactl: {message}")
 
 
 def tolerant_streams() -> None:

@@ -17,7 +17,7 @@ from reconciler.cli.failure import KeyRefused, Unreachable
 from reconciler.cli.frame import Command, Session, daemon_options, output_option, session_of
 from reconciler.cli.output import print_json_line
 from reconciler.cli.pause import Deadline, pause
-from reconciler.cli.terminal import note, plain
+from reconciler.cli.terminal import note, out, plain
 from reconciler.cli.waiting import RECONNECT_S
 
 CHUNK = 64 * 1024
@@ -183,5 +183,5 @@ def _print_event(event: ServerEvent, output: str) -> None:
         print_json_line(node.raw)
     else:
         who = f"{node.text('instance')}: " if node.text("instance") else ""
-        click.echo(plain(f"{node.text('at')}  {node.text('kind') or event.kind:<7} {who}{node.text('message')}"))
+        out(plain(f"{node.text('at')}  {node.text('kind') or event.kind:<7} {who}{node.text('message')}"))
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from reconciler.cli.connect import for_inference
 from reconciler.cli.failure import Code, Failure, KeyRefused
 from reconciler.cli.frame import Command, daemon_options, session_of
 from reconciler.cli.streams import server_events
-from reconciler.cli.terminal import is_terminal, plain
+from reconciler.cli.terminal import err, is_terminal, out, plain
 
 START_PATIENCE_S = 900.0
 """How long the first word may take, seconds: a start on demand is allowed 10 minutes by default, and the first token follows it."""
@@ -33,25 +33,25 @@ def chat(ctx: click.Context, name: str, text: str | None, max_tokens: int | None
     Without TEXT it is read from stdin; on a terminal that is a conversation, until Ctrl-D.
     The key is LLAMACTL_INFERENCE_KEY, or the management key.
     """
-    client = for_inference(session_of(ctx))
+    session = session_of(ctx)
     if text is None and sys.stdin is not None and is_terminal(sys.stdin):
-        _converse(client, name, max_tokens)
+        _converse(for_inference(session), name, max_tokens)
         return
     if text is None and sys.stdin is not None:
         text = sys.stdin.read()
     if not text or not text.strip():
         raise Failure("nothing to ask: give TEXT after the name, or on stdin", Code.USAGE)
-    _reply(client, name, [{"role": "user", "content": text}], max_tokens)
+    _reply(for_inference(session), name, [{"role": "user", "content": text}], max_tokens)
 
 
 def _converse(client: Client, name: str, max_tokens: int | None) -> None:
     """Question and answer in turn; the whole conversation is sent each time."""
     messages: list[Json] = []
     while True:
-        click.echo("> ", nl=False, err=True)
+        err("> ", end="")
         line = sys.stdin.readline()
         if not line:
-            click.echo(err=True)
+            err()
             return
         if not line.strip():
             continue
@@ -66,11 +66,11 @@ def _reply(client: Client, name: str, messages: list[Json], max_tokens: int | No
     try:
         for piece in pieces(client, name, messages, max_tokens):
             parts.append(piece)
-            click.echo(plain(piece) if tame else piece, nl=False)
+            out(plain(piece) if tame else piece, end="")
             sys.stdout.flush()
     finally:
         if parts and not parts[-1].endswith("\n"):
-            click.echo()
+            out()
     return "".join(parts)
 
 

@@ -51,9 +51,26 @@ def plain(text: str) -> str:
     )
 
 
+def out(text: str = "", *, end: str = "\n") -> None:
+    """Data, on stdout. (click.echo takes an ASCII stream for a mistake and writes UTF-8 to it.)"""
+    _write(sys.stdout, text + end)
+
+
+def err(text: str = "", *, end: str = "\n") -> None:
+    """A message, on stderr, at once."""
+    _write(sys.stderr, text + end)
+    if sys.stderr is not None:
+        sys.stderr.flush()
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is not None:  # closed by whoever started us
+        stream.write(text)
+
+
 def note(message: str) -> None:
     """Progress or advice, on stderr."""
-    click.echo(plain(message), err=True)
+    err(plain(message))
 
 
 def phase_style(phase: str, text: str, *, color: bool) -> str:
