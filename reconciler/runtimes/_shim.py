@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any  # costs 1 MB in a process of 11
 
 PROTOCOL = 1
-EXIT_SPEC, EXIT_LOCKED, EXIT_SETUP = 2, 3, 4
+EXIT_SPEC, EXIT_LOCKED, EXIT_SETUP, EXIT_PORT = 2, 3, 4, 5
 SETTLE_S = 2.0
 """From the end of the main process to SIGKILL for what it left behind."""
 CHUNK = 65536
@@ -206,6 +206,7 @@ class Shim:
         self.wake, self.waker = os.pipe()
         self.output = -1
         self.listener: socket.socket | None = None
+        self.promise: socket.socket | None = None
         self.main = 0
         self.exit: dict[str, Any] | None = None
         self.terminated = False
@@ -711,6 +712,19 @@ def close_inherited() -> None:
                 os.close(int(name))
 
 
+def promise_port(port: int) -> socket.socket | None:
+    """Hold the host's only promise of a port for as long as this program lives; OSError (EADDRINUSE) when somebody else has it.
+
+    Two daemons that look for a free port at the same moment would both find the same one, long before either backend listens. The
+    promise is a name in Linux's abstract socket space, which belongs to the network namespace just as ports do; elsewhere there is none.
+    """
+    if sys.platform != "linux":
+        return None
+    promise = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    promise.bind(f"\0llamactl-port-{port}")
+    return promise
+
+
 def main() -> int:
     """The program."""
     close_inherited()
@@ -736,7 +750,14 @@ def main() -> int:
         os.write(lock, json.dumps({"token": spec["token"], "folder_id": spec["folder_id"]}).encode())
         if os.path.exists("exit.json"):
             return refuse(first, EXIT_LOCKED, "this replica has been run already")
+        try:
+            promise = promise_port(spec["port"])
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return refuse(first, EXIT_PORT, f"port {spec['port']} is promised to a backend of another daemon")
         shim = Shim(spec, umask)
+        shim.promise = promise
         handle_signals(shim)
         write_file("state.json", shim.state, sync=False)
         shim.listen()

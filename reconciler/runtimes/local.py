@@ -31,8 +31,20 @@ START_TIMEOUT_S = 10.0
 """From the order to the shim's answer, seconds; milliseconds when measured. A later answer counts as unknown until it comes."""
 SPARE_AFTER_S = 0.3
 """A new spare shim is made this long after a start, so that it does not compete with the backend's own first moments."""
-_EXIT_SPEC, _EXIT_LOCKED, _EXIT_SETUP = 2, 3, 4
+_EXIT_SPEC, _EXIT_LOCKED, _EXIT_SETUP, _EXIT_PORT = 2, 3, 4, 5
 """Exit codes of a shim that started nothing."""
+
+
+PORT_ATTEMPTS = 16
+"""Ports that are tried in one start when other daemons of the host were quicker; each attempt takes milliseconds."""
+
+PORT_PAUSE_S = 0.02
+PORT_PATIENCE = 25
+"""A pinned or preferred port is asked for so often, so many seconds apart: a supervisor is gone milliseconds after its backend."""
+
+
+class _PortPromised(Transient):
+    """Another daemon was quicker with this port."""
 
 
 class LocalRuntime:
@@ -99,19 +111,30 @@ class LocalRuntime:
         folder = self._root / handle.instance / str(handle.serial)
         if self._replicas.get(handle.instance, handle.serial) is not None or folder.exists():
             raise Conflict(f"cannot start {handle.replica}: it exists already")
-        port = await self._choose_port(order)
-        self._promised.add(port)
-        try:
-            shim, spec = self._prepare(order, folder, port)
-            return await self._launch(order, folder, shim, spec)
-        finally:
-            self._promised.discard(port)
+        refused: set[int] = set()
+        patience = PORT_PATIENCE
+        while True:
+            port = await self._choose_port(order, refused)
+            self._promised.add(port)
+            try:
+                shim, spec = self._prepare(order, folder, port)
+                return await self._launch(order, folder, shim, spec)
+            except _PortPromised:
+                if port in (order.launch.port, order.preferred_port) and patience > 0:
+                    patience -= 1  # its own predecessor may be on its last breath
+                    await self._clock.sleep(PORT_PAUSE_S)
+                    continue
+                refused.add(port)
+                if order.launch.port is not None or len(refused) >= PORT_ATTEMPTS:
+                    raise
+            finally:
+                self._promised.discard(port)
 
-    async def _choose_port(self, order: StartOrder) -> int:
+    async def _choose_port(self, order: StartOrder, refused: set[int]) -> int:
         used = {port: replica for replica in self._replicas if (port := replica.port()) is not None}
         launch = order.launch
         if launch.port is None:
-            avoid = {*used, *self._promised, *order.avoid_ports}
+            avoid = {*used, *self._promised, *order.avoid_ports, *refused}
             return first_free(launch.host, order.ports, preferred=order.preferred_port, avoid=avoid)
         by = f"cannot start {order.handle.replica}: port {launch.port} is in use by"
         if launch.port in used:
@@ -217,6 +240,10 @@ class LocalRuntime:
         match await self._ending(shim.pid):
             case code if code == _EXIT_LOCKED:
                 return Conflict(f"cannot start {handle.replica}: {why or 'another supervisor has it'}")
+            case code if code == _EXIT_PORT:
+                return _PortPromised(
+                    f"cannot start {handle.replica}: {why or 'its port is promised to another daemon'}"
+                )
             case code if code in (_EXIT_SPEC, _EXIT_SETUP):
                 return Transient(f"cannot start {handle.replica}: {why or 'its supervisor did not get its order'}")
             case _:

@@ -37,7 +37,7 @@ def spec(folder: Path, program: str) -> dict[str, object]:
         "serial": int(folder.name),
         "revision": "r",
         "host": "127.0.0.1",
-        "port": 41000,
+        "port": 10_000 + os.getpid() % 50_000,
         "served_model": None,
         "argv": [sys.executable, "-I", "-S", "-c", program],
         "executable": sys.executable,
