@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from reconciler.config.source import Source, in_memory
-from reconciler.control.edits import Edited, Edits, PreconditionFailed
-from reconciler.control.keeper import Accepted, Keeper
+from reconciler.config.source import Source, in_memory, read
+from reconciler.control.edits import Edits, PreconditionFailed
+from reconciler.control.keeper import HOLD_S, Accepted, Checked
 from reconciler.control.loop import Loop, Parts
 from reconciler.control.preview import preview, preview_json
 from reconciler.control.publish import SCHEMA_VERSION, Snapshot, Transitions, instance_json, problem_json, routes
 from reconciler.control.routes import Routes
-from reconciler.control.watch import FileWatch
+from reconciler.control.watch import FileWatch, Pace, Seen
 from reconciler.core.conditions import phase
 from reconciler.core.contracts import LogFile
 from reconciler.core.desired import Mode
-from reconciler.core.errors import Missing, Rejected, Severity
+from reconciler.core.errors import Conflict, Missing, Rejected, Severity
 from reconciler.core.observed import World
 from reconciler.core.plan import Plan
-from reconciler.core.spec import Fleet, OptionValue
+from reconciler.core.spec import OptionValue
 from reconciler.host.clock import rfc3339
 
 __all__ = ["Controller", "PreconditionFailed"]
@@ -36,7 +36,7 @@ TORN_READ_S = 0.1
 class Controller:
     """Owns the loop and the watch; everything it answers comes from the last pass."""
 
-    def __init__(self, parts: Parts, *, path: Path, about: Mapping[str, object]) -> None:
+    def __init__(self, parts: Parts, *, path: Path, about: Mapping[str, object], pace: Pace | None = None) -> None:
         self._parts = parts
         self._path = path
         self._about = about
@@ -44,7 +44,7 @@ class Controller:
         self._snapshot: Snapshot | None = None
         self._routes = Routes()
         self._routes_news = asyncio.Event()
-        self._watch = FileWatch(path, parts.clock)
+        self._watch = FileWatch(path, parts.clock, pace if pace is not None else Pace())
         self.loop = Loop(parts, publish=self._publish)
         self._edits = Edits(path=path, keeper=parts.keeper, accept=self._accept_edit)
         self.clock = parts.clock
@@ -62,35 +62,49 @@ class Controller:
 
     async def follow_file(self) -> None:
         """Offer each content of the file to the keeper, until cancelled."""
-        async for content in self._watch.changes():
-            await self.offer(content)
+        async with contextlib.aclosing(self._watch.changes()) as changes:
+            async for seen in changes:
+                await self.offer(seen)
 
-    async def offer(self, content: Source | Rejected) -> None:
-        """Put a content of the file in force, or say why not."""
-        keeper = self._parts.keeper
-        try:
-            if isinstance(content, Rejected):
-                raise content
-            fleet = await keeper.load(content)
-        except Rejected as rejected:
+    async def offer(self, seen: Seen) -> None:
+        """Put a content of the file in force, or say why not; one that the file does not have any more is passed over."""
+        verdict = await self._verdict(seen.content)
+        if isinstance(verdict, Rejected):
             await self.clock.sleep(TORN_READ_S)
-            if not isinstance(content, Rejected) and await self._moved_on(content):
-                return
-            if rejected.problems != keeper.problems:
-                self._say_refused(rejected)
-            keeper.refuse(rejected)
-        else:
-            if keeper.problems:
-                self.events.add("config", "the file is valid again")
-            keeper.offer(fleet, content, running=self.loop.running())
+        async with self._edits.lock:  # edits of our own wait meanwhile
+            if not await asyncio.to_thread(self._watch.is_current, seen):
+                self._watch.nudge()  # its next content is on its way, or was written by an edit of ours
+            elif isinstance(verdict, Rejected):
+                self._refuse(verdict)
+            else:
+                self._offer(*verdict, force=False)
         self.loop.wake()
 
-    async def _moved_on(self, content: Source) -> bool:
-        """Whether the file is no longer the one that was read: its next content is on its way."""
+    async def _verdict(self, content: Source | Rejected) -> tuple[Checked, Source] | Rejected:
+        if isinstance(content, Rejected):
+            return content
         try:
-            return await asyncio.to_thread(self._watch.identity) != content.identity
-        except Rejected:
-            return False
+            return await self._parts.keeper.load(content), content
+        except Rejected as rejected:
+            return rejected
+
+    def _refuse(self, rejected: Rejected) -> None:
+        keeper = self._parts.keeper
+        if rejected.problems != keeper.problems:
+            self._say_refused(rejected)
+        keeper.refuse(rejected)
+
+    def _offer(self, checked: Checked, source: Source, *, force: bool) -> None:
+        keeper = self._parts.keeper
+        was_refused, was_held = bool(keeper.problems), keeper.held
+        in_force = keeper.offer(checked, source, running=self.loop.running(), force=force)
+        if was_refused:
+            self.events.add("config", "the file is valid again")
+        held = keeper.held
+        if not in_force and held is not None and held is not was_held:
+            self.events.add("config", f"the file is held for {HOLD_S:g}s: it would stop {', '.join(held.removes)}")
+        elif in_force and was_held is not None:
+            self.events.add("config", "the file is not held any more")
 
     def _say_refused(self, rejected: Rejected) -> None:
         for problem in rejected.problems:
@@ -99,12 +113,12 @@ class Controller:
         more = f" (and {len(rejected.problems) - 1} more)" if len(rejected.problems) > 1 else ""
         self.events.add("config", f"the file is refused, the last good one stays: {first}{more}")
 
-    def _accept_edit(self, fleet: Fleet, content: Source) -> None:
-        self._parts.keeper.offer(fleet, content, running=self.loop.running(), force=True)
+    def _accept_edit(self, checked: Checked, content: Source, force: bool) -> None:
+        self._offer(checked, content, force=force)
         self.loop.wake()
 
     def look(self) -> None:
-        """Look at the file now."""
+        """Look at the file now, and at the key files that it names."""
         self._watch.look()
 
     def begin_down(self) -> int:
@@ -118,7 +132,7 @@ class Controller:
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._transitions.keep_only(frozenset(snapshot.names()))
+        self._transitions.record(snapshot)
         now = routes(snapshot, self.leases)
         if now != self._routes:
             self._routes = now
@@ -147,12 +161,10 @@ class Controller:
         """The whole status."""
         snapshot = self._snapshot
         instances = [self._instance(name) for name in snapshot.names()] if snapshot is not None else []
-        settled = snapshot is not None and all(snapshot.situation(name).settled for name in snapshot.names())
-        current = settled and snapshot is not None and snapshot.accepted.generation == self.generation
         return {
             "schema_version": SCHEMA_VERSION,
             "generation": self.generation,
-            "observed_generation": self.generation if current else max(0, self.generation - 1),
+            "observed_generation": self._transitions.carried_out,
             "config": self._config_json(),
             "daemon": dict(self._about),
             "instances": instances,
@@ -175,6 +187,7 @@ class Controller:
                 "removes": list(held.removes),
                 "reason": "the file would stop most of what runs; it counts if it stays as it is until then",
             },
+            "watch_error": self._watch.error,
             "write_errors": [e for e in (keeper.write_error, self._parts.histories.write_error) if e is not None],
         }
 
@@ -222,23 +235,23 @@ class Controller:
     async def plan(self, text: bytes | None) -> dict[str, object]:
         """What a text, or the file as it is now, would change."""
         keeper = self._parts.keeper
+        after = await keeper.load(await self._content(text))
         accepted = keeper.accepted
-        content = await self._content(text)
-        fleet = await keeper.load(content)
-        after = keeper.desired(fleet)
-        changes, steps = preview(
+        changes, steps = await asyncio.to_thread(
+            preview,
             accepted.desired if accepted is not None else {},
-            after,
+            after.desired,
             self.loop.world() if accepted is not None else World(),
             now=self.clock.monotonic(),
-            limit=fleet.server.max_parallel_replacements,
+            limit=after.fleet.server.max_parallel_replacements,
         )
-        return preview_json(changes, steps, after) | {"warnings": [problem_json(p) for p in fleet.warnings]}
+        answer = preview_json(changes, steps, after.desired)
+        return answer | {"warnings": [problem_json(p) for p in after.fleet.warnings]}
 
     async def _content(self, text: bytes | None) -> Source:
         if text is None:
-            return await asyncio.to_thread(self._watch.read)
-        return in_memory(Path("<request>"), {"<request>": text})
+            return await asyncio.to_thread(read, self._path)
+        return in_memory(self._path, {"<request>": text})
 
     async def apply(self, text: bytes, *, if_match: str | None) -> dict[str, object]:
         """Make ``text`` the file and put it in force."""
@@ -246,6 +259,7 @@ class Controller:
         edited = await self._edits.apply(text, if_match=if_match)
         after = self._parts.keeper.accepted
         assert after is not None
+        await self.loop.passed()
         return {
             "generation": after.generation,
             "etag": edited.etag,
@@ -256,46 +270,45 @@ class Controller:
 
     async def create(self, name: str, body: Mapping[str, OptionValue]) -> dict[str, object]:
         """Declare a new instance."""
-        return await self._after(name, await self._edits.create(name, body))
+        await self._edits.create(name, body)
+        return await self._after(name)
 
     async def replace(self, name: str, body: Mapping[str, OptionValue]) -> dict[str, object]:
         """Declare an existing instance anew."""
-        return await self._after(name, await self._edits.replace(name, body))
+        await self._edits.replace(name, body)
+        return await self._after(name)
 
     async def delete(self, name: str) -> dict[str, object]:
         """Take an instance out of the file."""
         await self._edits.delete(name)
+        await self.loop.passed()
         return {"name": name, "removed": True}
 
     async def set_enabled(self, name: str, enabled: bool) -> dict[str, object]:
         """Switch an instance on or off."""
-        return await self._after(name, await self._edits.set_enabled(name, enabled))
+        await self._edits.set_enabled(name, enabled)
+        return await self._after(name)
 
     async def restart(self, name: str) -> dict[str, object]:
-        """Replace the running processes of an instance by its update strategy."""
-        self.instance(name)
+        """Replace the running processes of an instance by its update strategy; Conflict where there can be none."""
+        accepted = self._parts.keeper.accepted
+        desired = accepted.desired.get(name) if accepted is not None else None
+        if desired is None:
+            raise Missing(f"there is no instance {name}")
+        if desired.launch is None:
+            raise Conflict(f"cannot restart {name}: it is external and not ours to start")
+        if desired.mode is Mode.DISABLED:
+            raise Conflict(f"cannot restart {name}: it is switched off (enabled: false); start it instead")
         self.loop.request_restart(name)
-        await self._next_pass()
-        return self._instance(name)
+        return await self._after(name)
 
-    async def _after(self, name: str, edited: Edited) -> dict[str, object]:
-        del edited  # what counts is what the next pass makes of it
-        await self._next_pass()
+    async def _after(self, name: str) -> dict[str, object]:
+        """The instance's status once the loop has seen the change."""
+        await self.loop.passed()
         return self.instance(name)
-
-    async def _next_pass(self) -> None:
-        """Until the loop has seen the change."""
-        await self.loop.passed(after=self.loop.passes)
 
 
 def _changed(before: Accepted | None, after: Accepted) -> list[str]:
     """Names whose own meaning is new in this generation."""
     old = before.generations if before is not None else {}
     return sorted(name for name, generation in after.generations.items() if old.get(name) != generation)
-
-
-def plan_against_nothing(keeper: Keeper, fleet: Fleet) -> dict[str, object]:
-    """The plan for an empty host."""
-    after = keeper.desired(fleet)
-    changes, steps = preview({}, after, World(), now=0.0, limit=fleet.server.max_parallel_replacements)
-    return preview_json(changes, steps, after) | {"warnings": [asdict(problem) for problem in fleet.warnings]}

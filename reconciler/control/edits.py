@@ -1,19 +1,19 @@
 """Changes of the user's file: the HTTP edits and ``apply``. Each is checked whole, written whole or not at all, and then in force.
 
 The file stays the only truth: an edit is a change of its text, comments kept. One change at a time; a text that is not the one the
-change was based on is a conflict.
+change was based on is a conflict. A change that has begun is carried through, whether its caller waits for it or not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.config import document, source
-from reconciler.control.keeper import Keeper
+from reconciler.control.keeper import Checked, Keeper
 from reconciler.core.errors import Conflict, Missing, Problem, Rejected
 from reconciler.core.spec import Fleet, OptionValue
 from reconciler.host import store
@@ -30,19 +30,20 @@ class PreconditionFailed(Conflict):
 class Edited:
     """A change that is written."""
 
-    before: Fleet | None
     after: Fleet
     etag: str
 
 
 class Edits:
-    """Serialises every change of the file at ``path``."""
+    """Serialises every change of the file at ``path``. ``accept`` is called under :attr:`lock`, once the file is written."""
 
-    def __init__(self, *, path: Path, keeper: Keeper, accept: Callable[[Fleet, source.Source], None]) -> None:
+    def __init__(self, *, path: Path, keeper: Keeper, accept: Callable[[Checked, source.Source, bool], None]) -> None:
         self._path = path
         self._keeper = keeper
         self._accept = accept
-        self._lock = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Edited]] = set()
+        self.lock = asyncio.Lock()
+        """Held while the file and the accepted fleet may differ: whoever reads the file to accept it takes this first."""
 
     @property
     def is_folder(self) -> bool:
@@ -58,29 +59,35 @@ class Edits:
         return data, etag_of(data)
 
     async def apply(self, data: bytes, *, if_match: str | None) -> Edited:
-        """Make ``data`` the file."""
+        """Make ``data`` the file, whatever it stops."""
         if self.is_folder:
             raise Conflict(
                 f"{self._path} is a folder of files; apply needs a single file; change the files in the folder"
             )
-        async with self._lock:
+
+        async def apply() -> Edited:
             if if_match is not None:
                 _, etag = await self.text()
                 if if_match not in (etag, "*"):
                     raise PreconditionFailed(
                         "the file has changed since you read it; read it again and repeat your change"
                     )
-            return await self._write(self._path, data)
+            return await self._write(self._path, data, base=None, force=True)
+
+        return await self._carried_through(apply())
 
     async def create(self, name: str, body: Mapping[str, OptionValue]) -> Edited:
         """Declare a new instance; Conflict when the name is taken."""
-        async with self._lock:
-            path = await self._find(name)
-            if path is not None:
+
+        async def create() -> Edited:
+            content = await self._base()
+            if _declaring(content, name) is not None:
                 raise Conflict(f"instance {name} exists already; use PUT to change it")
             target = self._path / NEW_INSTANCES_FILE if self.is_folder else self._path
-            text = target.read_text(encoding="utf-8") if target.exists() else ""
-            return await self._write(target, _edit(lambda: document.set_instance(text, name, body)))
+            old = next((file.data for file in content.files if Path(file.name).name == target.name), b"")
+            return await self._edit(target, old, lambda text: document.set_instance(text, name, body), content)
+
+        return await self._carried_through(create())
 
     async def replace(self, name: str, body: Mapping[str, OptionValue]) -> Edited:
         """Declare an existing instance anew."""
@@ -95,56 +102,94 @@ class Edits:
         return await self._change(name, lambda text: document.set_enabled(text, name, enabled))
 
     async def _change(self, name: str, change: Callable[[str], str]) -> Edited:
-        async with self._lock:
-            path = await self._find(name)
-            if path is None:
+        async def edit() -> Edited:
+            content = await self._base()
+            file = _declaring(content, name)
+            if file is None:
                 raise Missing(f"there is no instance {name}")
-            text = path.read_text(encoding="utf-8")
-            return await self._write(path, _edit(lambda: change(text)))
+            path = self._path / Path(file.name).name if self.is_folder else self._path
+            return await self._edit(path, file.data, change, content)
 
-    async def _find(self, name: str) -> Path | None:
-        """The file that declares the instance."""
+        return await self._carried_through(edit())
+
+    async def _carried_through(self, change: Coroutine[object, object, Edited]) -> Edited:
+        """Run a change under the lock, in a task of its own: a client that leaves does not cut it in half."""
+
+        async def locked() -> Edited:
+            async with self.lock:
+                return await change
+
+        task = asyncio.create_task(locked(), name="edit of the file")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _base(self) -> source.Source:
+        """The file as an edit finds it: Rejected when it is broken already, which an edit would hide, Conflict while it is held."""
         content = await asyncio.to_thread(source.read, self._path)
-        await self._keeper.load(content)  # an edit of a file that is broken already would hide the user's own problem
-        for file in content.files:
-            if document.declares(file.data.decode("utf-8"), name):
-                return self._path / Path(file.name).name if self.is_folder else self._path
-        return None
+        await self._keeper.load(content)
+        held = self._keeper.held
+        if held is not None and held.source.content_hash == content.content_hash:
+            raise Conflict(
+                f"the file as it is now would stop {', '.join(held.removes)} and is held for a moment; "
+                "put it right, or apply it, and repeat your change"
+            )
+        return content
 
-    async def _write(self, path: Path, data: bytes) -> Edited:
-        """Check the whole with this one file changed, then write, then put in force."""
-        content = await self._with(path, data)
-        fleet = await self._keeper.load(content)
-        before = self._keeper.accepted.fleet if self._keeper.accepted else None
+    async def _edit(self, path: Path, old: bytes, change: Callable[[str], str], base: source.Source) -> Edited:
         try:
-            await asyncio.to_thread(store.write_atomic, path, data)
+            text = old.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problem = Problem(
+                message="cannot edit the file: it is not UTF-8",
+                hint="edit it by hand, or save it as UTF-8",
+                code="CONFIG_NOT_EDITABLE",
+                file=str(path),
+            )
+            raise Rejected(problem) from error
+        data = (await asyncio.to_thread(change, text)).encode("utf-8")
+        return await self._write(path, data, base=base, force=False)
+
+    async def _write(self, path: Path, data: bytes, *, base: source.Source | None, force: bool) -> Edited:
+        """Check the whole with this one file changed, then write, then put in force."""
+        content = await self._with(path, data, base)
+        checked = await self._keeper.load(content)
+        try:
+            await asyncio.to_thread(self._replace, path, data, base)
         except OSError as error:
             raise Conflict(
                 f"cannot write {path}: {error.strerror or error}; "
                 "give the daemon's user write access to the file and its folder, or change the file where it comes from"
             ) from error
-        self._accept(fleet, content)
-        return Edited(before=before, after=fleet, etag=etag_of(data))
+        self._accept(checked, content, force)
+        return Edited(after=checked.fleet, etag=etag_of(data))
 
-    async def _with(self, path: Path, data: bytes) -> source.Source:
+    def _replace(self, path: Path, data: bytes, base: source.Source | None) -> None:
+        """Write, unless somebody else wrote meanwhile."""
+        if base is not None and source.identify(self._path) != base.identity:
+            raise Conflict(f"{path} was changed by somebody else at the same moment; repeat your change")
+        store.write_atomic(path, data)
+
+    async def _with(self, path: Path, data: bytes, base: source.Source | None) -> source.Source:
         """The source as it will be once ``data`` stands at ``path``."""
         if not self.is_folder:
             return source.in_memory(self._path, {str(self._path): data})
-        content = await asyncio.to_thread(source.read, self._path)
+        content = base if base is not None else await asyncio.to_thread(source.read, self._path)
         files = {file.name: file.data for file in content.files}
         known = [name for name in files if Path(name).name == path.name]
         files[known[0] if known else str(path)] = data
         return source.in_memory(self._path, files, is_folder=True)
 
 
+def _declaring(content: source.Source, name: str) -> source.SourceFile | None:
+    """The file that declares the instance; a file that is not UTF-8 is looked through all the same."""
+    for file in content.files:
+        encoding = "utf-16" if file.data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+        if document.declares(file.data.decode(encoding, "replace"), name):
+            return file
+    return None
+
+
 def etag_of(data: bytes) -> str:
     """SHA-256 in hex."""
     return hashlib.sha256(data).hexdigest()
-
-
-def _edit(change: Callable[[], str]) -> bytes:
-    """The edited text; an editor that cannot handle the document is the caller's problem to know."""
-    try:
-        return change().encode("utf-8")
-    except (KeyError, ValueError) as error:
-        raise Rejected(Problem(message=f"cannot edit the file: {error}", hint="edit it by hand")) from error

@@ -28,11 +28,25 @@ log = logging.getLogger("llamactl.config")
 
 HOLD_S = 10.0
 """How long a file that stops most instances must stay unchanged before it counts, seconds."""
+RECORD_NAME = "fleet.json"
+LAST_GOOD_NAME = "last-good.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A valid fleet with everything that follows from it alone."""
+
+    fleet: Fleet
+    desired: Mapping[str, Desired]
+    meaning: str
+    """Digest of everything that matters: comments, order and formatting do not."""
+    meanings: Mapping[str, str]
+    """The same by instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """One accepted fleet with everything that follows from it alone."""
+    """One accepted fleet."""
 
     fleet: Fleet
     desired: Mapping[str, Desired]
@@ -48,7 +62,7 @@ class Accepted:
 class Held:
     """A valid file that waits because of what it would stop."""
 
-    fleet: Fleet
+    checked: Checked
     source: Source
     until: float
     """Monotonic seconds."""
@@ -72,45 +86,49 @@ class Keeper:
         self._environ = environ
         self._clock = clock
         self._transform = transform
+        self._record: _Record | None = None
+        self._unsaved: tuple[_Record, Source] | None = None
+        self._writing = asyncio.Lock()
         self.accepted: Accepted | None = None
         self.problems: tuple[Problem, ...] = ()
         """Why the file as it is now is refused; empty when it is in force."""
         self.held: Held | None = None
         self.write_error: str | None = None
+        """Why the last write failed, for status; None when all is written."""
 
-    async def load(self, source: Source) -> Fleet:
+    async def load(self, source: Source) -> Checked:
         """The fleet that a source declares; Rejected with every problem. Off the event loop: a large file takes a while."""
         return await asyncio.to_thread(self._load, source)
 
-    def _load(self, source: Source) -> Fleet:
+    def _load(self, source: Source) -> Checked:
         fleet = load(source, backends=self._backends, environ=self._environ)
         if self._transform is not None:
             fleet = self._transform(fleet)
-        self.desired(fleet)  # what cannot be launched (an executable that cannot be split) is refused with the rest
-        return fleet
-
-    def desired(self, fleet: Fleet) -> dict[str, Desired]:
-        """Every declared instance, expanded."""
-        return expand(fleet, self._backends, self._environ)
+        desired = expand(fleet, self._backends, self._environ)  # refuses what cannot be launched with the rest
+        meanings = {name: _meaning(one) for name, one in desired.items()}
+        whole = [fleet.server.model_dump(mode="json"), sorted(meanings.items()), _keys(fleet)]
+        return Checked(fleet=fleet, desired=desired, meaning=_digest(whole), meanings=meanings)
 
     def refuse(self, rejected: Rejected) -> None:
         """The file as it is now cannot be used; what was accepted stays."""
         self.problems = rejected.problems
         self.held = None
 
-    def offer(self, fleet: Fleet, source: Source, *, running: Collection[str], force: bool = False) -> bool:
-        """Accept a checked fleet, or hold it. True when it is in force now (also when its meaning is the one that already is)."""
+    def offer(self, checked: Checked, source: Source, *, running: Collection[str], force: bool = False) -> bool:
+        """Accept a checked fleet, or hold it. True when it is in force now (also when its meaning is the one that already is).
+
+        ``running`` are the instances of which something runs; ``force`` accepts whatever it stops.
+        """
         self.problems = ()
-        removes = self._removals(fleet, running)
+        removes = self._removals(checked.fleet, running)
         if removes and not force:
             if self.held is None or self.held.source.content_hash != source.content_hash:
-                self.held = Held(fleet=fleet, source=source, until=self._clock.monotonic() + HOLD_S, removes=removes)
-                log.warning(
-                    "the file would stop %d of %d running instances; held for %gs", len(removes), len(running), HOLD_S
-                )
+                until = self._clock.monotonic() + HOLD_S
+                self.held = Held(checked=checked, source=source, until=until, removes=removes)
+                log.warning("the file would stop %d running instances; held for %gs", len(removes), HOLD_S)
             return False
         self.held = None
-        self._accept(fleet, source)
+        self._accept(checked, source)
         return True
 
     def release(self) -> bool:
@@ -118,48 +136,76 @@ class Keeper:
         if self.held is None or self._clock.monotonic() < self.held.until:
             return False
         held, self.held = self.held, None
-        self._accept(held.fleet, held.source)
+        self._accept(held.checked, held.source)
         return True
 
     def _removals(self, fleet: Fleet, running: Collection[str]) -> tuple[str, ...]:
+        """What it would stop, when that is more than half of what runs as declared, and at least two."""
+        wanted = live_modes(self.accepted.desired) if self.accepted is not None else frozenset(running)
+        serving = wanted & set(running)
         kept = {name for name, spec in fleet.instances.items() if spec.enabled}
-        removes = tuple(sorted(set(running) - kept))
-        return removes if len(removes) >= 2 and 2 * len(removes) > len(running) else ()
+        removes = tuple(sorted(serving - kept))
+        return removes if len(removes) >= 2 and 2 * len(removes) > len(serving) else ()
 
-    def _accept(self, fleet: Fleet, source: Source) -> None:
-        desired = self.desired(fleet)
-        record = _Record.read(self._folder / "fleet.json")
-        meanings = {name: _meaning(one) for name, one in desired.items()}
-        whole = _digest([fleet.server.model_dump(mode="json"), sorted(meanings.items()), _keys(fleet)])
-        generation = record.generation if whole == record.meaning else record.generation + 1
+    def _accept(self, checked: Checked, source: Source) -> None:
+        before = self._record if self._record is not None else _Record.read(self._folder / RECORD_NAME)
+        generation = before.generation if checked.meaning == before.meaning else before.generation + 1
         generations, created = {}, {}
-        for name, meaning in meanings.items():
-            known = record.instances.get(name)
+        for name, meaning in checked.meanings.items():
+            known = before.instances.get(name)
             generations[name] = known[0] if known and known[1] == meaning else generation
             created[name] = known[2] if known else int(self._clock.now())
         self.accepted = Accepted(
-            fleet=fleet, desired=desired, generation=generation, generations=generations, created=created
+            fleet=checked.fleet,
+            desired=checked.desired,
+            generation=generation,
+            generations=generations,
+            created=created,
         )
-        after = _Record(generation, whole, {n: (generations[n], meanings[n], created[n]) for n in meanings})
-        try:
-            after.write(self._folder / "fleet.json")
-            store.write_json(self._folder / "last-good.json", _remembered(source))
+        self._record = _Record(
+            generation,
+            checked.meaning,
+            {name: (generations[name], meaning, created[name]) for name, meaning in checked.meanings.items()},
+        )
+        self._unsaved = (self._record, source)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether :meth:`save` has something to do."""
+        return self._unsaved is not None
+
+    async def save(self) -> None:
+        """Write what was accepted last, in a thread, for a later daemon. What cannot be written is said in status and tried again."""
+        async with self._writing:
+            latest = self._unsaved
+            if latest is None:
+                return
+            try:
+                await asyncio.to_thread(self._write, *latest)
+            except OSError as error:
+                why = f"cannot write to {self._folder}: {error.strerror or error}"
+                if self.write_error is None:
+                    log.warning("%s (STATE_WRITE_FAILED); trying again", why)
+                self.write_error = why
+                return
             self.write_error = None
-        except OSError as error:
-            self.write_error = f"cannot write to {self._folder}: {error.strerror or error}"
-            log.warning("%s", self.write_error)
+            if self._unsaved is latest:
+                self._unsaved = None
+
+    def _write(self, record: _Record, source: Source) -> None:
+        record.write(self._folder / RECORD_NAME)
+        store.write_json(self._folder / LAST_GOOD_NAME, _remembered(source))
 
     def last_good(self, path: Path) -> Source | None:
-        """The last accepted content of this very file, from an earlier daemon."""
-        data = store.read_json(self._folder / "last-good.json")
+        """The last accepted content of this very file, from an earlier daemon; None when there is none that can be read."""
+        try:
+            data = store.read_json(self._folder / LAST_GOOD_NAME)
+        except OSError as error:
+            log.warning("cannot read %s: %s", self._folder / LAST_GOOD_NAME, error.strerror or error)
+            return None
         if data is None or data.get("root") != str(path.absolute()):
             return None
         return _recalled(data)
-
-
-def has_changed(before: Accepted | None, after: Accepted) -> bool:
-    """Whether the meaning changed."""
-    return before is None or before.generation != after.generation
 
 
 def live_modes(desired: Mapping[str, Desired]) -> frozenset[str]:
@@ -177,13 +223,17 @@ class _Record:
 
     @classmethod
     def read(cls, path: Path) -> _Record:
-        data = store.read_json(path)
+        try:
+            data = store.read_json(path)
+        except OSError as error:
+            log.warning("cannot read %s: %s; counting generations from 1 again", path, error.strerror or error)
+            data = None
         if data is None:
             return cls(0, "", {})
         try:
             instances = {str(k): (int(g), str(m), int(c)) for k, (g, m, c) in dict(data["instances"]).items()}  # type: ignore[call-overload]  # checked by the except below
             return cls(int(str(data["generation"])), str(data["meaning"]), instances)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             store.quarantine(path, f"not a record of generations: {error!r}")
             return cls(0, "", {})
 

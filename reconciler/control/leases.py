@@ -5,7 +5,7 @@ A lease belongs to one request on one target from before its first byte goes up 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,11 +41,20 @@ class Leases:
         self._by_target: dict[str, int] = {}
         self._progress: dict[str, float] = {}
         self._uses: dict[str, _Use] = {}
+        self._awaited: frozenset[str] = frozenset()
         self._wake: Callable[[], None] = lambda: None
 
     def subscribe(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` when a count changed in a way that the planner waits for: a target became empty, or a request waits."""
+        """Call ``wake`` when a count changed in a way that the planner waits for: an awaited target became empty, a first request waits."""
         self._wake = wake
+
+    def keep(self, *, instances: Collection[str], awaited: Collection[str]) -> None:
+        """Forget instances that are neither named nor in use; from now on the end of the last request on an ``awaited`` target wakes."""
+        self._awaited = frozenset(awaited)
+        for name in [
+            n for n, use in self._uses.items() if n not in instances and not use.waiting and not use.in_flight
+        ]:
+            del self._uses[name]
 
     @contextmanager
     def hold(self, instance: str, target: str) -> Iterator[Lease]:
@@ -64,14 +73,16 @@ class Leases:
             else:
                 del self._by_target[target]
                 self._progress.pop(target, None)
-                self._wake()
+                if target in self._awaited:
+                    self._wake()
 
     @contextmanager
     def waiting(self, instance: str) -> Iterator[None]:
         """A request waits for the instance to start for as long as the block lasts."""
         use = self._use(instance)
         use.waiting += 1
-        self._wake()
+        if use.waiting == 1:
+            self._wake()
         try:
             yield
         finally:
@@ -80,7 +91,8 @@ class Leases:
 
     def note_progress(self, target: str) -> None:
         """``target`` sent a byte."""
-        self._progress[target] = self._clock.monotonic()
+        if target in self._by_target:
+            self._progress[target] = self._clock.monotonic()
 
     def in_flight(self, target: str) -> int:
         """Requests on one target now; what balancing by least outstanding requests compares."""

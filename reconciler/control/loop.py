@@ -16,28 +16,32 @@ from reconciler.control.execute import Executor, Orders
 from reconciler.control.histories import Histories
 from reconciler.control.keeper import Accepted, Keeper
 from reconciler.control.leases import Leases
+from reconciler.control.memory import Memory
 from reconciler.control.probes import Asked, Probes
 from reconciler.control.publish import Snapshot
 from reconciler.core import history as step
-from reconciler.core.changes import field_changes
-from reconciler.core.contracts import Backend, Handle, ProcessState, ReplicaFacts, Runtime
+from reconciler.core.contracts import Backend, ProcessState, ReplicaFacts, Runtime
 from reconciler.core.desired import Desired, Mode
 from reconciler.core.diff import diff
-from reconciler.core.errors import Conflict, Missing
 from reconciler.core.lifecycle import phase_of
-from reconciler.core.observed import Health, Replica, World
+from reconciler.core.observed import Health, History, Replica, World
 from reconciler.core.plan import Plan
-from reconciler.core.spec import StopSpec
 from reconciler.host.clock import Clock
 
 log = logging.getLogger("llamactl.loop")
 
 LONGEST_SLEEP_S = 5.0
 """The loop looks at least this often, seconds, whatever it was told."""
-QUICK_PASSES = 8
-"""Passes in a row that may follow each other at once because each did something; a chain of causes is shorter than that."""
+QUICK_PASSES = 20
+"""Passes in a row that may follow each other at once: longer than any chain of causes, so that only a defect or a storm reaches it."""
+PASS_SPACING_S = 0.02
+"""Pause between passes beyond those, seconds: a storm of events costs at most fifty passes a second."""
+SHORTEST_REST_S = 0.005
+"""Shortest pause before a deadline, seconds: a deadline that has passed without an action must not make the loop spin."""
 DEFECT_PAUSE_S = 1.0
 """Pause after a pass that failed by a defect of ours, seconds."""
+SAVE_AGAIN_S = 5.0
+"""Pause before what could not be written is tried again, seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +65,15 @@ class Loop:
         self._parts = parts
         self._publish = publish
         self._wake = asyncio.Event()
-        self._draining: dict[str, float] = {}
-        self._stops: dict[str, StopSpec] = {}
-        self._causes: dict[str, str] = {}
-        self._faults: dict[str, str] = {}
+        self._to_save = asyncio.Event()
+        self._memory = Memory()
         self._phases: dict[str, str] = {}
         self._ending = False
-        self._busy_passes = 0
+        self._quick_passes = 0
+        self._begun = 0
+        self._ended = 0
         self.passes = 0
-        """Passes begun so far."""
+        """Passes that came to their end so far."""
         self._passed = asyncio.Event()
         self._known: Accepted | None = None
         self._executor = Executor(
@@ -78,8 +82,8 @@ class Loop:
             histories=parts.histories,
             events=parts.events,
             clock=parts.clock,
-            drain=self._drain,
-            fault=self._fault,
+            drain=lambda handle: self._memory.drain(handle, parts.clock.monotonic()),
+            wake=self.wake,
         )
         parts.runtime.subscribe(self.wake)
         parts.leases.subscribe(self.wake)
@@ -101,11 +105,13 @@ class Loop:
         self._parts.histories.put(name, asked)
         self.wake()
 
-    async def passed(self, *, after: int) -> None:
-        """Until a whole pass that began after pass number ``after`` is published; a stuck loop is not waited for."""
+    async def passed(self) -> None:
+        """Until a whole pass that begins after this call is published; a stuck loop is not waited for."""
+        began_before = self._begun
+        self.wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LONGEST_SLEEP_S):
-                while self.passes <= after + 1:
+                while self._ended <= began_before:
                     await self._passed.wait()
 
     @property
@@ -114,51 +120,65 @@ class Loop:
         return self._ending
 
     def running(self) -> frozenset[str]:
-        """Instances of which a replica runs now."""
-        return frozenset(
-            facts.handle.instance for facts in self._parts.runtime.observe() if facts.state is ProcessState.RUNNING
-        )
+        """Instances of which a replica runs now, as far as can be told."""
+        alive = (ProcessState.RUNNING, ProcessState.UNKNOWN)
+        return frozenset(facts.handle.instance for facts in self._parts.runtime.observe() if facts.state in alive)
 
     async def run(self) -> None:
         """Reconcile until cancelled, or until nothing is left after :meth:`end`."""
+        books = asyncio.create_task(self._keep_books(), name="books")
+        try:
+            await self._run()
+        finally:
+            books.cancel()
+            await asyncio.gather(books, return_exceptions=True)
+            await self._executor.close()
+            await self._save()
+
+    async def _run(self) -> None:
         while True:
             self._wake.clear()
+            self._begun += 1
+            number = self._begun
             try:
-                plan = await self.once()
+                plan, acted = await self.once()
             except Exception:  # the one place where everything is caught: a defect in one pass must not end the daemon
                 log.exception("defect in a pass of the loop; trying again in %gs", DEFECT_PAUSE_S)
                 await self._parts.clock.sleep(DEFECT_PAUSE_S)
                 continue
-            self._end_pass()
+            self._end_pass(number)
             if self._ending and not self._parts.runtime.observe():
                 return
-            await self._rest(plan)
+            await self._rest(plan, acted=acted)
 
-    def _end_pass(self) -> None:
+    def _end_pass(self, number: int) -> None:
         self.passes += 1
+        self._ended = number
         passed, self._passed = self._passed, asyncio.Event()
         passed.set()
 
-    async def once(self) -> Plan:
-        """One pass."""
-        self._parts.keeper.release()
-        accepted = self._parts.keeper.accepted
+    async def once(self) -> tuple[Plan, bool]:
+        """One pass: what was planned, and whether any of it was begun."""
+        parts = self._parts
+        if parts.keeper.release():
+            parts.events.add("config", "the file stayed as it is; what it stops is stopped now")
+        accepted = parts.keeper.accepted
         if accepted is None:
-            return Plan()
+            return Plan(), False
         self._learn(accepted)
         desired = self._desired(accepted)
-        await self._probe(desired)
+        self._probe(desired)
         world = self.world()
         plan = diff(
             desired,
             world,
-            now=self._parts.clock.monotonic(),
+            now=parts.clock.monotonic(),
             max_parallel_replacements=accepted.fleet.server.max_parallel_replacements,
         )
-        facts = {facts.handle.token: facts for facts in self._parts.runtime.observe()}
-        await self._executor.execute(plan, facts, self._orders(accepted))
+        facts = {facts.handle.token: facts for facts in parts.runtime.observe()}
+        acted = await self._executor.execute(plan, facts, self._orders(accepted))
         self._tell(accepted, desired, plan)
-        return plan
+        return plan, acted
 
     def world(self) -> World:
         """The snapshot that is planned against."""
@@ -170,20 +190,22 @@ class Loop:
             replicas={name: tuple(replicas) for name, replicas in grouped.items()},
             histories=self._parts.histories.all(),
             demand={name: self._parts.leases.demand(name) for name in names},
-            stops=dict(self._stops),
-            causes=dict(self._causes),
+            stops=dict(self._memory.stops),
+            causes=self._memory.causes(self._known.desired if self._known is not None else {}),
         )
 
     # ---- looking ------------------------------------------------------------------------------------------------
 
     def _replica(self, facts: ReplicaFacts) -> Replica:
         token = facts.handle.token
+        if facts.ready_since is None:
+            facts = replace(facts, ready_since=self._memory.ready_at.get(token))
         health = self._parts.probes.health(token)
         return Replica(
             facts=facts,
             health=health if facts.state is ProcessState.RUNNING else Health(),
             in_flight=self._parts.leases.in_flight(token),
-            draining_since=self._draining.get(token),
+            draining_since=self._memory.draining.get(token),
             progress_at=self._parts.leases.progress_at(token),
         )
 
@@ -193,28 +215,32 @@ class Loop:
         return {name: replace(one, mode=Mode.ENDING) for name, one in accepted.desired.items()}
 
     def _learn(self, accepted: Accepted) -> None:
-        """Take note of a newly accepted fleet: why instances change, and how to end those that are no longer declared."""
+        """Take note of a newly accepted fleet: why instances change, what to ask them, how to end those no longer declared."""
         before, self._known = self._known, accepted
         if before is accepted:
             return
-        for name in accepted.desired.keys() | (before.desired.keys() if before else frozenset()):
-            now = accepted.desired.get(name)
-            was = before.desired.get(name) if before else None
-            if now is not None:
-                self._stops[name] = now.spec.stop
-            if was is not None and now is not None and was.revision != now.revision:
-                self._causes[name] = ", ".join(map(str, field_changes(was.spec, now.spec)))
-        if before is not None:
+        self._memory.learn(before.desired if before is not None else {}, accepted.desired, self._parts.backends)
+        for name in accepted.desired:
+            if before is None or name not in before.desired:
+                self._skip_used_serials(name)
+        if before is not None and before.generation != accepted.generation:
             self._parts.events.add("config", f"generation {accepted.generation} is in force")
 
-    async def _probe(self, desired: Mapping[str, Desired]) -> None:
+    def _skip_used_serials(self, name: str) -> None:
+        """A name that was declared before may have left logs under the serials it used."""
+        if name not in self._parts.histories.all():
+            used = max((log.serial for log in self._parts.runtime.logs(name)), default=0)
+            if used:
+                self._parts.histories.put(name, History(next_serial=used + 1))
+
+    def _probe(self, desired: Mapping[str, Desired]) -> None:
         """Ask exactly the replicas and endpoints that matter now; note the ones that became ready."""
         wanted: dict[str, Asked] = {}
         for facts in self._parts.runtime.observe():
             one = desired.get(facts.handle.instance)
-            if one is None or facts.state is not ProcessState.RUNNING:
+            if one is None or one.launch is None or facts.state is not ProcessState.RUNNING:
                 continue
-            await self._note_ready(facts, one)
+            self._note_health(facts, one)
             wanted[facts.handle.token] = self._asked(facts.handle.token, one, facts)
         for name, one in desired.items():
             if one.external is not None and one.mode not in (Mode.DISABLED, Mode.ENDING):
@@ -224,30 +250,29 @@ class Loop:
     def _asked(self, key: str, one: Desired, facts: ReplicaFacts | None) -> Asked:
         endpoint = facts.endpoint if facts is not None else one.external
         assert endpoint is not None
+        questions = self._memory.questions_for(one, facts)
         return Asked(
             key=key,
-            backend=self._parts.backends[one.spec.backend_type],
+            backend=questions.backend,
             endpoint=endpoint,
-            readiness=one.readiness,
-            liveness=one.liveness,
+            readiness=questions.readiness,
+            liveness=questions.liveness,
             policy=one.spec.probe,
             ready=facts is not None and facts.ready_since is not None,
         )
 
-    async def _note_ready(self, facts: ReplicaFacts, one: Desired) -> None:
+    def _note_health(self, facts: ReplicaFacts, one: Desired) -> None:
         health = self._parts.probes.health(facts.handle.token)
+        now = self._parts.clock.monotonic()
         if health.ready and facts.ready_since is None:
-            with contextlib.suppress(Missing, Conflict):  # it ended meanwhile: the next pass sees that
-                await self._parts.runtime.note_ready(facts.handle, self._parts.clock.monotonic())
-        histories = self._parts.histories
-        history = histories.get(one.name)
+            self._memory.ready_at.setdefault(facts.handle.token, now)
+            self._executor.note_ready(facts.handle)
+        history = self._parts.histories.get(one.name)
         if health.ready and facts.revision == one.revision and one.launch is not None:
             history = step.after_ready(history, one.launch)
-            self._causes.pop(one.name, None)
         reset_after = one.spec.restart.reset_after
-        now = self._parts.clock.monotonic()
         history = step.after_health(history, self._replica(facts), reset_after=reset_after, now=now)
-        histories.put(one.name, history)
+        self._parts.histories.put(one.name, history)
 
     # ---- acting -------------------------------------------------------------------------------------------------
 
@@ -255,37 +280,43 @@ class Loop:
         pinned = [one.launch.port for one in accepted.desired.values() if one.launch is not None]
         return Orders(
             fleet=accepted.fleet,
-            stops=dict(self._stops),
+            stops=dict(self._memory.stops),
             pinned=frozenset(port for port in pinned if port is not None),
         )
-
-    def _drain(self, handle: Handle) -> None:
-        self._draining.setdefault(handle.token, self._parts.clock.monotonic())
-
-    def _fault(self, name: str, error: Exception) -> None:
-        self._faults[name] = f"internal error: {error!r}"
 
     # ---- telling ------------------------------------------------------------------------------------------------
 
     def _tell(self, accepted: Accepted, desired: Mapping[str, Desired], plan: Plan) -> None:
-        """Publish what is true after the actions, and forget what belongs to replicas that are gone."""
-        alive = {facts.handle.token: facts for facts in self._parts.runtime.observe()}
-        self._draining = {token: since for token, since in self._draining.items() if token in alive}
+        """Publish what is true after the actions, and forget what belongs to instances and replicas that are gone."""
         external = {name: self._parts.probes.health(name) for name, one in desired.items() if one.external is not None}
         snapshot = Snapshot(
             accepted=replace(accepted, desired=desired),
             world=self.world(),
             plan=plan,
             external=external,
-            faults=dict(self._faults),
+            faults=dict(self._executor.faults),
         )
         self._record_phases(snapshot)
         self._publish(snapshot)
-        gone = [n for n in self._parts.histories.all() if n not in desired and not snapshot.world.replicas.get(n)]
-        for name in gone:
-            self._parts.histories.drop(name)
-            for book in (self._stops, self._causes, self._faults):
-                book.pop(name, None)
+        self._prune(snapshot)
+        if self._parts.keeper.unsaved or self._parts.histories.unsaved:
+            self._to_save.set()
+
+    def _prune(self, snapshot: Snapshot) -> None:
+        alive = [one for members in snapshot.world.replicas.values() for one in members]
+        desired = snapshot.accepted.desired
+        known = desired.keys() | {one.facts.handle.instance for one in alive}
+        histories = self._parts.histories
+        for name in [name for name in histories.all() if name not in known]:
+            histories.drop(name)
+        self._memory.keep(desired, alive, histories.all())
+        idling = {name for name, one in desired.items() if one.mode is Mode.ON_DEMAND and one.spec.idle_timeout}
+        awaited = [
+            one.facts.handle.token
+            for one in alive
+            if one.draining_since is not None or one.facts.handle.instance in idling
+        ]
+        self._parts.leases.keep(instances=known, awaited=awaited)
 
     def _record_phases(self, snapshot: Snapshot) -> None:
         now = {r.name: phase_of(r).value for replicas in snapshot.world.replicas.values() for r in replicas}
@@ -295,20 +326,42 @@ class Loop:
                 self._parts.events.add("phase", f"{name} is {value}", instance=instance)
         self._phases = now
 
-    async def _rest(self, plan: Plan) -> None:
-        """Until something happens or the next deadline."""
-        self._busy_passes = self._busy_passes + 1 if plan.actions else 0
-        if plan.actions:
-            # what was done may ask for more at once; but actions that change nothing must not spin
-            excess = max(0, self._busy_passes - QUICK_PASSES)
-            await self._parts.clock.sleep(min(0.005 * 2.0**excess, DEFECT_PAUSE_S) if excess else 0.0)
+    # ---- resting ------------------------------------------------------------------------------------------------
+
+    async def _rest(self, plan: Plan, *, acted: bool) -> None:
+        """Until something happens or the next deadline; a pass that did something is followed by another at once."""
+        self._quick_passes = self._quick_passes + 1 if acted or self._wake.is_set() else 0
+        if self._quick_passes > QUICK_PASSES:
+            await self._parts.clock.sleep(PASS_SPACING_S)
+        if acted:
+            await asyncio.sleep(0)
             return
-        now = self._parts.clock.monotonic()
         held = self._parts.keeper.held
-        ends = [at for at in (plan.wake_at, held.until if held else None) if at is not None]
-        pause = min([LONGEST_SLEEP_S, *(max(0.0, at - now) for at in ends)])
+        ends = (plan.wake_at, held.until if held is not None else None, self._executor.next_try())
+        now = self._parts.clock.monotonic()
+        pause = min([LONGEST_SLEEP_S, *(max(SHORTEST_REST_S, at - now) for at in ends if at is not None)])
+        alarm = asyncio.create_task(self._ring(pause), name="alarm")
         try:
-            async with asyncio.timeout(pause):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+            await self._wake.wait()
+        finally:
+            alarm.cancel()
+
+    async def _ring(self, pause: float) -> None:
+        await self._parts.clock.sleep(pause)
+        self._wake.set()
+
+    # ---- books --------------------------------------------------------------------------------------------------
+
+    async def _keep_books(self) -> None:
+        """Write what changed, beside the passes: a slow disk delays neither them nor the requests."""
+        while True:
+            await self._to_save.wait()
+            self._to_save.clear()
+            await self._save()
+            if self._parts.keeper.unsaved or self._parts.histories.unsaved:
+                await self._parts.clock.sleep(SAVE_AGAIN_S)
+                self._to_save.set()
+
+    async def _save(self) -> None:
+        await self._parts.keeper.save()
+        await self._parts.histories.save()

@@ -6,6 +6,7 @@ One task per target. Starting replicas are asked often, serving ones every ``pro
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from reconciler.core.observed import Health
 from reconciler.core.spec import ProbeSpec
 from reconciler.host.clock import Clock
 from reconciler.host.probe import Answer, Prober
+
+log = logging.getLogger("llamactl.probes")
 
 FIRST_LOOK_S = 0.03
 """Pause before the second question to a starting replica, seconds: a simulator or llama-server is up within a few tenths."""
@@ -65,9 +68,15 @@ class Probes:
                 task.cancel()
                 del self._tasks[key]
                 self._health.pop(key, None)
-            elif replace(new, ready=asked.ready) != asked:
-                task.cancel()
+            elif new.endpoint != asked.endpoint:
+                task.cancel()  # another place under the same name: nothing is known of it
+                self._health[key] = Health(ready=new.ready)
                 self._begin(new)
+            elif task.done() or new.policy.interval != asked.policy.interval:
+                task.cancel()  # it sleeps by the old interval, or a defect ended it
+                self._begin(new)
+            else:
+                self._tasks[key] = (new, task)  # the task reads its questions afresh before each
         for key, new in wanted.items():
             if key not in self._tasks:
                 self._health[key] = Health(ready=new.ready)
@@ -82,12 +91,23 @@ class Probes:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, asked: Asked) -> None:
-        self._tasks[asked.key] = (asked, asyncio.create_task(self._keep_asking(asked), name=f"probe {asked.key}"))
+        task = asyncio.create_task(self._keep_asking(asked.key), name=f"probe {asked.key}")
+        self._tasks[asked.key] = (asked, task)
+        task.add_done_callback(lambda ended: self._ended(asked.key, ended))
 
-    async def _keep_asking(self, asked: Asked) -> None:
+    def _ended(self, key: str, task: asyncio.Task[None]) -> None:
+        """A probe only ends by cancellation or by a defect, a backend's verdict for one: shown as what is known of the target."""
+        error = None if task.cancelled() else task.exception()
+        if error is None or self._tasks.get(key, (None, None))[1] is not task:
+            return
+        log.error("defect in the probe of %s; it is asked again", key, exc_info=error)
+        self._set(key, replace(self.health(key), message=f"internal error in its probe: {error!r}"))
+
+    async def _keep_asking(self, key: str) -> None:
         pause = FIRST_LOOK_S
         while True:
-            if self.health(asked.key).ready:
+            asked, _ = self._tasks[key]
+            if self.health(key).ready:
                 await self._ask_liveness(asked)
                 await self._clock.sleep(asked.policy.interval)
                 continue

@@ -5,8 +5,8 @@ Derived afresh each time; only the times at which conditions changed are kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from reconciler.control.keeper import Accepted
 from reconciler.control.leases import Leases
@@ -14,7 +14,7 @@ from reconciler.control.routes import Route, Routes, Target
 from reconciler.core.conditions import Condition, Situation, conditions, phase
 from reconciler.core.contracts import ASKED_FAILED, ExitRecord
 from reconciler.core.desired import Desired, Mode
-from reconciler.core.errors import Problem, Severity
+from reconciler.core.errors import Problem
 from reconciler.core.lifecycle import Phase, describe_exit, phase_of
 from reconciler.core.observed import Health, Replica, World
 from reconciler.core.plan import Plan
@@ -22,26 +22,6 @@ from reconciler.host.clock import Clock, rfc3339
 
 SCHEMA_VERSION = 1
 """Of the status JSON; rises when a field changes its meaning."""
-
-
-@dataclass(slots=True)
-class Transitions:
-    """When each condition last changed its status."""
-
-    clock: Clock
-    since: dict[tuple[str, str], tuple[bool, float]] = field(default_factory=dict)
-
-    def at(self, instance: str, condition: Condition) -> float:
-        """Unix time since which the condition has this status."""
-        known = self.since.get((instance, condition.type))
-        if known is None or known[0] is not condition.status:
-            known = (condition.status, self.clock.now())
-            self.since[instance, condition.type] = known
-        return known[1]
-
-    def keep_only(self, instances: frozenset[str]) -> None:
-        """Forget instances that are gone."""
-        self.since = {key: value for key, value in self.since.items() if key[0] in instances}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +52,49 @@ class Snapshot:
         )
 
 
+class Transitions:
+    """What status says about the past: since when each condition has its value, and which generation was last carried out.
+
+    Recorded at each pass, not when somebody asks.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: dict[tuple[str, str], tuple[bool, float]] = {}
+        self._carried_out: dict[str, int] = {}
+        self.carried_out = 0
+        """The newest generation of the whole fleet of which nothing was left to do at some moment; never falls."""
+
+    def record(self, snapshot: Snapshot) -> None:
+        """One pass."""
+        now, names = self._clock.now(), snapshot.names()
+        since: dict[tuple[str, str], tuple[bool, float]] = {}
+        for name in names:
+            for condition in conditions(snapshot.situation(name)):
+                known = self._since.get((name, condition.type))
+                same = known is not None and known[0] is condition.status
+                since[name, condition.type] = known if known is not None and same else (condition.status, now)
+        self._since = since
+        generations = snapshot.accepted.generations
+        carried = {
+            name: generation if snapshot.situation(name).settled else self._carried_out.get(name, 0)
+            for name, generation in generations.items()
+        }
+        self._carried_out = carried
+        leaving = any(name not in generations for name in names)
+        if not leaving and all(carried[name] == generation for name, generation in generations.items()):
+            self.carried_out = snapshot.accepted.generation
+
+    def since(self, instance: str, condition: Condition) -> float:
+        """Unix time since which the condition has this status."""
+        known = self._since.get((instance, condition.type))
+        return known[1] if known is not None else self._clock.now()
+
+    def carried_out_of(self, instance: str) -> int:
+        """The newest generation of the instance of which nothing was left to do at some moment; 0 before the first."""
+        return self._carried_out.get(instance, 0)
+
+
 def instance_json(snapshot: Snapshot, name: str, clock: Clock, transitions: Transitions) -> dict[str, object]:
     """The status of one instance."""
     situation = snapshot.situation(name)
@@ -92,7 +115,7 @@ def instance_json(snapshot: Snapshot, name: str, clock: Clock, transitions: Tran
         "ready": situation.ready,
         "revision": desired.revision if desired else "",
         "generation": generation,
-        "observed_generation": generation if situation.settled else max(0, generation - 1),
+        "observed_generation": transitions.carried_out_of(name),
         "replicas": [replica_json(replica, history.restarts) for replica in situation.live],
         "restarts": history.restarts,
         "last_exit": exit_json(history.last_exit),
@@ -102,7 +125,7 @@ def instance_json(snapshot: Snapshot, name: str, clock: Clock, transitions: Tran
                 "status": condition.status,
                 "reason": condition.reason,
                 "message": condition.message,
-                "since": rfc3339(transitions.at(name, condition)),
+                "since": rfc3339(transitions.since(name, condition)),
                 "observed_generation": generation,
             }
             for condition in conditions(situation)
@@ -234,8 +257,3 @@ def _why_none(desired: Desired, now: Phase, ready: Condition) -> str:
     if desired.mode is Mode.DISABLED:
         return f"instance {desired.name} is switched off (enabled: false)"
     return f"instance {desired.name} is {now.value}: {ready.message}"
-
-
-def errors_of(problems: Sequence[Problem]) -> list[Problem]:
-    """Only those that stop a file from being used."""
-    return [problem for problem in problems if problem.severity is Severity.ERROR]

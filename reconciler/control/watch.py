@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from reconciler.core.errors import Problem, Rejected
 from reconciler.host.clock import Clock
 
 log = logging.getLogger("llamactl.watch")
+# it tells of every event: into a log that lies beside the file that would be an event in turn, for ever
+logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 STEP_MS = 10
 DEBOUNCE_MS = 50
@@ -65,7 +67,7 @@ class Seen:
 class FileWatch:
     """Follows one file, or one folder of files."""
 
-    def __init__(self, path: Path, clock: Clock, pace: Pace = Pace()) -> None:  # noqa: B008  # frozen, without state
+    def __init__(self, path: Path, clock: Clock, pace: Pace = Pace()) -> None:
         self._path = path
         self._clock = clock
         self._pace = pace
@@ -92,7 +94,7 @@ class FileWatch:
         """Whether the file still is what was seen; reads it when only its dates say no. Blocks."""
         return source.identify(self._path) == seen.identity or self._read_now().digest == seen.digest
 
-    async def changes(self) -> AsyncIterator[Seen]:
+    async def changes(self) -> AsyncGenerator[Seen, None]:
         """The content at first, then whenever it is another one or may be; the newest, never a queue of old ones."""
         listener = asyncio.create_task(self._listen(), name="file watch")
         last: Seen | None = None
@@ -219,7 +221,7 @@ class FileWatch:
                     return
 
 
-async def _generator(events: AsyncIterator[set[tuple[watchfiles.Change, str]]]) -> AsyncIterator[bool]:
+async def _generator(events: AsyncGenerator[set[tuple[watchfiles.Change, str]], None]) -> AsyncGenerator[bool, None]:
     """Whether each batch holds a change; a generator, so that it can be closed."""
     async for batch in events:
         yield bool(batch)
