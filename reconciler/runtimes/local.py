@@ -214,7 +214,7 @@ class LocalRuntime:
             try:
                 await link.send_line(spec)
                 hello = await link.greet(START_TIMEOUT_S)
-                if self._replicas.believe(replica, link, hello):
+                if "failed" not in hello and self._replicas.believe(replica, link, hello):
                     self._replicas.follow(replica)
                     return replica.facts()
             finally:
@@ -237,7 +237,10 @@ class LocalRuntime:
     ) -> LlamactlError | None:
         """The error that a shim's early end means; None when it may have started something."""
         why = str(answer["failed"]) if answer is not None and "failed" in answer else None
-        match await self._ending(shim.pid):
+        code = await self._ending(shim.pid)
+        if answer is not None and isinstance(answer.get("status"), int):
+            code = int(str(answer["status"]))  # its own word: whoever buried it first has taken the exit code along
+        match code:
             case code if code == _EXIT_LOCKED:
                 return Conflict(f"cannot start {handle.replica}: {why or 'another supervisor has it'}")
             case code if code == _EXIT_PORT:
