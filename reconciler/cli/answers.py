@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from reconciler.cli.failure import Unreachable
+from reconciler.cli.failure import Garbled
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -93,8 +93,8 @@ class Node:
         return tuple(str(item) for item in items)
 
 
-def _garbled(place: str, expected: str) -> Unreachable:
-    return Unreachable(
+def _garbled(place: str, expected: str) -> Garbled:
+    return Garbled(
         f"cannot understand the daemon: {place} is not {expected}; "
         "try the same version of llamactl on both sides, and check that the URL is a llamactl daemon's"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
 from reconciler.cli.answers import Json, Node, decode
-from reconciler.cli.failure import Code, Failure, KeyRefused, Unreachable
+from reconciler.cli.failure import Code, Failure, Garbled, KeyRefused, Unreachable
 
 ANSWER_TIMEOUT_S = 30.0
 """Longest silence of a daemon that has been asked something, seconds; it answers from memory, in milliseconds."""
@@ -69,7 +69,7 @@ class Client:
         try:
             return Node(decode(answer.body))
         except ValueError:
-            raise Unreachable(
+            raise Garbled(
                 f"cannot understand {self.target.url}: its answer is not JSON; "
                 f"is that a llamactl daemon? {self.target.cure}"
             ) from None
@@ -174,10 +174,10 @@ def reading(what: str) -> Iterator[None]:
 def _whole(response: http.client.HTTPResponse) -> Answer:
     with reading("the answer"):
         body = response.read(LARGEST_ANSWER + 1)
-        if response.length:  # a body that ended before its declared length
+        if len(body) <= LARGEST_ANSWER and response.length:  # it ended before its declared length
             raise http.client.IncompleteRead(body, response.length)
     if len(body) > LARGEST_ANSWER:
-        raise Unreachable(f"cannot use the answer: it is longer than {LARGEST_ANSWER} bytes")
+        raise Garbled(f"cannot use the answer: it is longer than {LARGEST_ANSWER} bytes")
     headers = {name.lower(): value for name, value in response.getheaders()}
     return Answer(status=response.status, headers=headers, body=body)
 
@@ -251,12 +251,12 @@ def refusal(answer: Answer, target: Target) -> Failure:
         return KeyRefused(f"the daemon at {target.url} refused the key{said}; {cure}")
     if answer.status == 422 and problem is not None:
         return Invalid(detail or "the file is invalid", tuple(problem.nodes("problems")))
+    if problem is None and answer.status in (502, 503, 504):
+        return Unreachable(f"cannot reach the daemon: what stands before it at {target.url} says {answer.status}")
     if problem is None:
-        return Declined(
+        return Garbled(
             f"cannot understand {target.url}: it answered {answer.status} without saying why; "
-            f"is that a llamactl daemon? {target.cure}",
-            Code.UNREACHABLE,
-            status=answer.status,
+            f"is that a llamactl daemon? {target.cure}"
         )
     return Declined(detail or f"the daemon answered {answer.status}", Code.FAILED, status=answer.status)
 

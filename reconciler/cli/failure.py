@@ -54,8 +54,15 @@ class KeyRefused(Failure):
         super().__init__(message, Code.REFUSED)
 
 
+class Garbled(Failure):
+    """Something answers, but not as a daemon does; asking again does not help."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Code.UNREACHABLE)
+
+
 class Unreachable(Failure):
-    """No daemon, or nothing that answers as one does."""
+    """No daemon, or none now: it may come back."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, Code.UNREACHABLE)

@@ -57,8 +57,17 @@ def _entry(head: str, item: Json, *, inner: str) -> Iterator[str]:
 def _scalar(value: Json) -> str:
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _RESERVED:
         return value
-    # C1 controls and the like are legal in JSON and not in YAML, so everything beyond ASCII's printable part is escaped.
-    return json.dumps(value, ensure_ascii=not (isinstance(value, str) and value.isprintable() and unicode_output()))
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(character if _shown(character) else _escape(ord(character)) for character in text)
+
+
+def _shown(character: str) -> bool:
+    return character == " " or "!" <= character <= "~" or (character.isprintable() and unicode_output())
+
+
+def _escape(point: int) -> str:
+    """YAML's escapes: one for each character, where JSON has pairs of surrogates; C1 controls must not stand as they are."""
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 def columns(rows: Sequence[Sequence[str]], style: Callable[[int, int, str], str] | None = None) -> Iterator[str]:

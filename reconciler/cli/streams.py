@@ -13,7 +13,7 @@ import click
 from reconciler.cli.answers import Node, decode
 from reconciler.cli.client import Client, instance_path, reading
 from reconciler.cli.connect import connect
-from reconciler.cli.failure import KeyRefused, Unreachable
+from reconciler.cli.failure import Garbled, KeyRefused, Unreachable
 from reconciler.cli.frame import Command, Session, daemon_options, output_option, session_of
 from reconciler.cli.output import print_json_line
 from reconciler.cli.pause import Deadline, pause
@@ -95,7 +95,7 @@ def server_events(response: http.client.HTTPResponse, what: str) -> Iterator[Ser
         if not raw:
             return
         if len(raw) >= LONGEST_LINE:
-            raise Unreachable(f"cannot use {what}: a line of it is longer than {LONGEST_LINE} bytes")
+            raise Garbled(f"cannot use {what}: a line of it is longer than {LONGEST_LINE} bytes")
         line = raw.decode(errors="replace").rstrip("\r\n")
         if not line:
             if data:
@@ -178,7 +178,7 @@ def _print_event(event: ServerEvent, output: str) -> None:
     try:
         node = Node(decode(event.data))
     except ValueError:
-        raise Unreachable("cannot understand the daemon: an event is not JSON") from None
+        raise Garbled("cannot understand the daemon: an event is not JSON") from None
     if output == "json":
         print_json_line(node.raw)
     else:
