@@ -123,7 +123,7 @@ async def test_a_request_that_names_no_model_is_told_what_to_do() -> None:
 
 async def test_the_clients_secrets_stay_here_and_the_backends_key_is_added() -> None:
     async with upstream() as backend:
-        control = FakeControl(routes(route("tiny", target(backend.port, api_key="backend-secret")), **KEYS))  # type: ignore[arg-type]
+        control = FakeControl(routes(route("tiny", target(backend.port, api_key="backend-secret")), **KEYS))  # type: ignore[arg-type]  # keys are given as one mapping
         async with serving(control) as server:
             for headers in ({"X-API-Key": INFERENCE_KEY}, {"Authorization": f"Bearer {INFERENCE_KEY}"}):
                 answer = await server.request(
@@ -259,7 +259,7 @@ async def test_an_upgrade_to_websocket_is_refused_in_words() -> None:
 async def test_the_raw_route_passes_everything_to_the_backends_own_paths() -> None:
     async with upstream(fixed(plain(b"metrics 1\n", kind="text/plain"))) as backend:
         control = FakeControl(
-            routes(route("tiny", target(backend.port, model="real", api_key="bk")), route("cold"), **KEYS)  # type: ignore[arg-type]
+            routes(route("tiny", target(backend.port, model="real", api_key="bk")), route("cold"), **KEYS)  # type: ignore[arg-type]  # keys are given as one mapping
         )
         async with serving(control) as server:
             base = "/api/v1/instances/tiny/proxy"
