@@ -74,8 +74,9 @@ def make_app(control: Control, *, authorizer: Authorizer, names: Collection[str]
     app.on_shutdown.append(streams.end_all)
     app.on_response_prepare.append(front.on_prepare)
 
-    def add(method: str, path: str, handler: object) -> None:
-        app.router.add_route(method, path, handler, expect_handler=front.expect)  # type: ignore[arg-type]  # bound coroutine methods
+    def add(method: str, path: str, handler: object, *, head: bool = True) -> None:
+        for each in ("GET", "HEAD") if method == "GET" and head else (method,):
+            app.router.add_route(each, path, handler, expect_handler=front.expect)  # type: ignore[arg-type]  # bound coroutine methods
 
     for path in ("/health", "/livez"):
         add("GET", path, api.alive)
@@ -90,9 +91,9 @@ def make_app(control: Control, *, authorizer: Authorizer, names: Collection[str]
     add("POST", _INSTANCE + "/start", api.start)
     add("POST", _INSTANCE + "/stop", api.stop)
     add("POST", _INSTANCE + "/restart", api.restart)
-    add("GET", _INSTANCE + "/logs", streams.logs)
+    add("GET", _INSTANCE + "/logs", streams.logs, head=False)  # a stream has no head worth a stream
     add("*", _INSTANCE + "/proxy/{tail:.*}", raw)
-    add("GET", "/api/v1/events", streams.events)
+    add("GET", "/api/v1/events", streams.events, head=False)
     add("POST", "/api/v1/plan", api.plan)
     add("GET", "/api/v1/config", api.config)
     add("PUT", "/api/v1/config", api.apply)

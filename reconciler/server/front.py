@@ -22,8 +22,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 MANAGEMENT_BODY = 1024 * 1024
 """Largest body of a management request, bytes: that of the file itself."""
-_GRANT = "llamactl.grant"
-_ORIGIN = "llamactl.origin"
+_GRANT = web.RequestKey("llamactl.grant", Grant)
+_ORIGIN = web.RequestKey("llamactl.origin", str)
 _WITHOUT_EFFECT = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _JSON = frozenset({"application/json"})
 _YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "application/json"})
@@ -32,9 +32,7 @@ _YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/
 
 def grant_of(request: web.Request) -> Grant:
     """What the screened request may do."""
-    grant = request[_GRANT]
-    assert isinstance(grant, Grant)
-    return grant
+    return request[_GRANT]
 
 
 class Front:

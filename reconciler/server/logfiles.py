@@ -1,7 +1,7 @@
 """Reading the log files of an instance's replicas: the last lines, and what is new since last time, across rotation and replacement.
 
-Plain blocking file reads, called in threads. A replica's log is a list of parts, oldest first; rotation renames a part, so a place in
-it is remembered by inode.
+Plain blocking file reads, called in threads. A replica's log is a list of parts, oldest first. Rotation renames a part, so a follower
+keeps the part that it reads open: its inode then names it wherever it went, and is not given to another file meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from reconciler.core.contracts import LogFile
 
@@ -79,79 +80,88 @@ def _last_lines(path: Path, lines: int) -> tuple[int, int]:
         return 0, 0
 
 
+_Inode = tuple[int, int]
+"""Device and number."""
+
+
 @dataclass(slots=True)
 class _Place:
-    inode: tuple[int, int]
-    offset: int
+    stream: BinaryIO
+    inode: _Inode
+    lost: bool = False
+    """Its part was not among those listed. The list may be older than a rotation, so this counts only when it happens again."""
 
 
 class Follower:
-    """Remembers how far each replica's log was read."""
+    """Remembers how far each replica's log was read. A rotation at any moment loses and repeats nothing."""
 
     def __init__(self) -> None:
         self._places: dict[int, _Place] = {}
-        self._began = False
 
-    def begin(self, files: Sequence[LogFile], lines: int | None) -> Iterator[tuple[LogFile, bytes]]:
-        """The last lines of what is current; everything written later comes from :meth:`look`."""
-        self._began = True
+    def close(self) -> None:
+        """Let go of the files."""
+        for place in self._places.values():
+            place.stream.close()
+        self._places.clear()
+
+    def begin(self, files: Sequence[LogFile], lines: int | None) -> None:
+        """The next looks bring the last lines of what is current, and of every replica what is written from now on."""
+        shown = {file.serial for file in current(files)}
         for file in files:
-            self._skip(file)
-        for file in current(files):
-            self._places.pop(file.serial, None)
-            for path, offset in tail_starts(file.paths, lines):
-                for block in self._rest(file.serial, path, offset):
-                    yield file, block
-            if file.serial not in self._places:
-                self._skip(file)
+            starts = tail_starts(file.paths, lines if file.serial in shown else 0)
+            path, offset = starts[0] if starts else (file.paths[-1] if file.paths else None, None)
+            if path is not None and self._enter(file.serial, path):
+                stream = self._places[file.serial].stream
+                stream.seek(offset or 0, os.SEEK_SET if offset is not None else os.SEEK_END)
 
     def look(self, files: Sequence[LogFile]) -> list[tuple[LogFile, bytes]]:
-        """What was written since; a replica seen for the first time is read from its beginning."""
-        found = []
+        """What was written since; a replica seen for the first time is read from its beginning. Bounded: look again until empty."""
+        found: list[tuple[LogFile, bytes]] = []
         for file in files:
-            taken = 0
-            for path, offset in self._unread(file):
-                for block in self._rest(file.serial, path, offset):
+            if file.serial not in self._places and not any(self._enter(file.serial, path) for path in file.paths):
+                continue
+            left = MOST_PER_LOOK
+            while left > 0:
+                following = self._following(file)  # asked first: what is read to its end after that is complete
+                while left > 0 and (block := self._places[file.serial].stream.read(BLOCK)):
                     found.append((file, block))
-                    taken += len(block)
-                    if taken >= MOST_PER_LOOK:
-                        break
-                if taken >= MOST_PER_LOOK:
+                    left -= len(block)
+                if left <= 0 or following is None or not self._enter(file.serial, *following):
                     break
         return found
 
-    def _unread(self, file: LogFile) -> list[tuple[Path, int]]:
-        place = self._places.get(file.serial)
-        if place is not None:
-            for index, path in enumerate(file.paths):
-                if _inode(path) == place.inode:
-                    return [(path, place.offset), *((later, 0) for later in file.paths[index + 1 :])]
-        return [(path, 0) for path in file.paths]
+    def _following(self, file: LogFile) -> tuple[Path, _Inode] | None:
+        """The part after the one that is read, if that one is complete."""
+        parts = [(path, inode) for path in file.paths if (inode := _inode(path)) is not None]
+        place = self._places[file.serial]
+        for index, (_, inode) in enumerate(parts):
+            if inode == place.inode:
+                place.lost = False
+                return parts[index + 1] if index + 1 < len(parts) else None
+        if place.lost and parts:
+            return parts[0]  # it was rotated out of existence
+        place.lost = True
+        return None
 
-    def _rest(self, serial: int, path: Path, offset: int) -> Iterator[bytes]:
+    def _enter(self, serial: int, path: Path, inode: _Inode | None = None) -> bool:
+        """Read this part from its beginning on; False when it is gone or no longer the one that was meant."""
         try:
-            with path.open("rb") as stream:
-                status = os.fstat(stream.fileno())
-                place = self._places[serial] = _Place((status.st_dev, status.st_ino), offset)
-                stream.seek(offset)
-                while block := stream.read(BLOCK):
-                    place.offset += len(block)
-                    yield block
+            stream = path.open("rb")
         except FileNotFoundError:
-            return
+            return False
+        status = os.fstat(stream.fileno())
+        found = (status.st_dev, status.st_ino)
+        if inode is not None and found != inode:
+            stream.close()
+            return False
+        former = self._places.get(serial)
+        if former is not None:
+            former.stream.close()
+        self._places[serial] = _Place(stream, found)
+        return True
 
-    def _skip(self, file: LogFile) -> None:
-        """Everything that is there now counts as read."""
-        if not file.paths:
-            return
-        try:
-            status = file.paths[-1].stat()
-        except FileNotFoundError:
-            return
-        self._places[file.serial] = _Place((status.st_dev, status.st_ino), status.st_size)
 
-
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: Path) -> _Inode | None:
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from aiohttp import web
+from pydantic import JsonValue
 
 from reconciler.core.errors import Problem
 from reconciler.host.clock import Clock
@@ -23,7 +24,7 @@ async def read_bytes(request: web.Request, clock: Clock) -> bytes:
         return bytes(body.data)
 
 
-async def read_object(request: web.Request, clock: Clock) -> Mapping[str, object]:
+async def read_object(request: web.Request, clock: Clock) -> Mapping[str, JsonValue]:
     """The body as a JSON object; Refusal 400 with line and column. A key given twice is refused, as it is in the file."""
     data = await read_bytes(request, clock)
     try:

@@ -115,23 +115,23 @@ class Streams:
         self, response: web.StreamResponse, name: str, files: Iterable[LogFile], tail: int | None
     ) -> None:
         follower = Follower()
-        seen = list(files)
         labels = _Labels()
-        pieces = follower.begin(seen, tail)
-        several = len(current(seen)) > 1
-        while (piece := await asyncio.to_thread(_next_or_none, pieces)) is not None:
-            await _write(response, labels.mark(piece[0], piece[1], several=several))
-        while True:
-            try:
-                seen = list(self._control.logs(name))
-            except Missing:  # it was removed, and its logs with it
-                return
-            several = sum(file.live for file in seen) > 1
-            news = await asyncio.to_thread(follower.look, seen)
-            for file, block in news:
-                await _write(response, labels.mark(file, block, several=several))
-            if not news:
-                await self._control.clock.sleep(LOOK_S)
+        seen = list(files)
+        try:
+            await asyncio.to_thread(follower.begin, seen, tail)
+            while True:
+                several = sum(file.live for file in seen) > 1
+                news = await asyncio.to_thread(follower.look, seen)
+                for file, block in news:
+                    await _write(response, labels.mark(file, block, several=several))
+                if not news:
+                    await self._control.clock.sleep(LOOK_S)
+                try:
+                    seen = list(self._control.logs(name))
+                except Missing:  # it was removed, and its logs with it
+                    return
+        finally:
+            follower.close()
 
 
 async def _print(response: web.StreamResponse, files: list[LogFile], tail: int | None) -> None:

@@ -1,0 +1,105 @@
+"""``parse-command`` over HTTP, with the real backends: understood as YAML, refused with a place, never executed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from reconciler.backends import discover
+from tests.server.fakes import MANAGEMENT_KEY, FakeControl, access_key, routes, serving
+from tests.server.test_api import curl, example
+
+EXAMPLE = (
+    "vllm serve --model ISTA-DASLab/gemma-3-27b-it-GPTQ-4b-128g --tensor-parallel-size 2 --gpu-memory-utilization 0.5"
+)
+URL = "/api/v1/backends/vllm/parse-command"
+
+
+def control() -> FakeControl:
+    return FakeControl(routes(management=[access_key(MANAGEMENT_KEY)]), backends=discover())
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_the_requests_example_works_as_written() -> None:
+    async with serving(control()) as server:
+        status, body = await curl(server, *example(server, URL, MANAGEMENT_KEY, '{\n"command": "' + EXAMPLE + '"\n}'))
+    answer = json.loads(body)
+    assert status == 200
+    assert set(answer) == {
+        "backend_type", "backend_options", "environment", "extra_args", "executable", "name", "warnings", "yaml"
+    }  # fmt: skip
+    assert answer["backend_type"] == "vllm"
+    assert answer["backend_options"]["tensor_parallel_size"] == 2
+    assert answer["backend_options"]["gpu_memory_utilization"] == 0.5
+    assert "ISTA-DASLab/gemma-3-27b-it-GPTQ-4b-128g" in answer["yaml"]
+    assert answer["yaml"].startswith("instances:\n")
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/yaml", "application/yaml"),
+        ("application/yaml, application/json", "application/yaml"),
+        ("application/json, application/yaml", "application/json"),
+        ("application/yaml;q=0, */*", "application/json"),
+        ("*/*", "application/json"),
+    ],
+)
+async def test_the_snippet_alone_is_given_to_who_asks_for_yaml(accept: str, kind: str) -> None:
+    async with serving(control()) as server:
+        answer = await server.request("POST", URL, {"command": EXAMPLE}, key=MANAGEMENT_KEY, headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith(kind)
+    assert answer.body.startswith(b"instances:\n" if kind == "application/yaml" else b"{")
+
+
+@pytest.mark.parametrize("route", ["vllm", "llama-cpp", "mlx"])
+async def test_each_server_has_its_route(route: str) -> None:
+    commands = {
+        "vllm": "vllm serve m",
+        "llama-cpp": "llama-server -m m.gguf -c 4096",
+        "mlx": "mlx_lm.server --model m",
+    }
+    async with serving(control()) as server:
+        url = f"/api/v1/backends/{route}/parse-command"
+        answer = await server.request("POST", url, {"command": commands[route]}, key=MANAGEMENT_KEY)
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "command", ["vllm serve m | tee log", "vllm serve $(cat x)", "vllm serve `id`", "vllm serve 'm", ""]
+)
+async def test_what_is_not_understood_is_400_with_its_position(command: str) -> None:
+    async with serving(control()) as server:
+        answer = await server.request("POST", URL, {"command": command}, key=MANAGEMENT_KEY)
+    assert answer.status == 400
+    (problem, *_) = answer.json()["problems"]
+    assert problem["line"] == 1
+    assert problem["column"] >= 1
+
+
+async def test_another_body_or_route_is_refused_in_words() -> None:
+    async with serving(control()) as server:
+        bodies: list[object] = [{}, {"command": 5}, {"command": "x", "more": 1}, []]
+        for body in bodies:
+            assert (await server.request("POST", URL, body, key=MANAGEMENT_KEY)).status == 400
+        unknown = await server.request("POST", URL.replace("vllm", "nope"), {"command": "x"}, key=MANAGEMENT_KEY)
+        assert unknown.status == 404
+        assert "llama-cpp" in unknown.json()["detail"]
+        assert (await server.request("POST", URL, {"command": EXAMPLE})).status == 401
+
+
+async def test_nothing_is_ever_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a program was started")
+
+    for name in ("posix_spawn", "fork", "execve", "system"):
+        monkeypatch.setattr(f"os.{name}", forbidden)
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    async with serving(control()) as server, asyncio.timeout(20):
+        for command in (EXAMPLE, "vllm serve $(touch /tmp/x)", "vllm serve " + "--seed 1 " * 50_000, "x" * 900_000):
+            answer = await server.request("POST", URL, {"command": command}, key=MANAGEMENT_KEY)
+            assert answer.status in (200, 400)
