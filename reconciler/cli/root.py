@@ -82,6 +82,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     session = Session()
     try:
         code = _guarded(lambda: _invoke(argv, session))
+        # A Ctrl-C that falls into an exec of a string (dataclasses do that at import) leaves a mark by which CPython
+        # ends the process by SIGINT even though it was caught; the next such exec takes the mark away.
+        exec("")
         return code or _flush()
     except BrokenPipeError:
         return _reader_gone()

@@ -26,6 +26,8 @@ STOP_S = 20.0
 STEP_S = 30.0
 """How long any step of the story may take, seconds."""
 POLL_S = 0.05
+"""Pause between two looks at the daemon, seconds."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
@@ -105,7 +107,8 @@ class Stage:
     def _start(self) -> None:
         environ = {key: self._environ[key] for key in _KEPT if key in self._environ}
         command = [sys.executable, "-m", "reconciler", "up", "--file", str(self.file), "--state-dir", str(self.state)]
-        with open(self._folder / "daemon.log", "wb") as log:
+        # An interrupt in the middle of starting it would leave a child that nobody knows.
+        with open(self._folder / "daemon.log", "wb") as log, postponed():
             self._process = subprocess.Popen(
                 [*command, "--port", str(self.port)],
                 stdin=subprocess.DEVNULL,
@@ -159,14 +162,27 @@ class Stage:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Signals that would end the program wait outside: whoever presses Ctrl-C twice still gets everything cleaned up."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+def postponed() -> Iterator[None]:
+    """Signals that would end the program count after the block. (Blocking them would be inherited by a child; handlers are not.)"""
+    came: list[int] = []
+    before = [(number, signal.signal(number, lambda which, _: came.append(which))) for number in ENDING]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before:
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that would end the program wait outside: whoever presses Ctrl-C twice still gets everything cleaned up."""
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in ENDING]
+    try:
+        yield
+    finally:
+        for number, handler in before:
             signal.signal(number, handler)
 
 

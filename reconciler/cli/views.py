@@ -47,13 +47,14 @@ class InstanceView:
 
     @property
     def current(self) -> bool:
-        """It serves as declared; processes of an older revision may at most be finishing their streams."""
+        """It serves as declared, by present processes; all that may be left to do is that older ones finish their streams."""
         if not self.ready:
             return False
         if self.observed_generation >= self.generation:
             return True
         staying = [replica for replica in self.replicas if replica.phase not in _LEAVING]
-        return bool(staying) and all(replica.revision == self.revision for replica in staying)
+        fresh = all(replica.revision == self.revision and replica.phase == READY for replica in staying)
+        return fresh and 0 < len(staying) < len(self.replicas)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -68,7 +69,8 @@ class InstanceView:
         if len(fresh) > 1:
             return f"{self.phase}, {ready} of {len(fresh)} ready"
         if self.phase == READY and not self.current:
-            return "ready at the old revision, the new one is starting"
+            old = any(replica.revision != self.revision for replica in self.replicas)
+            return "ready at the old revision, the new one is starting" if old else "ready until its successor is"
         return self.phase
 
 

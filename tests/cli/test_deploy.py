@@ -15,7 +15,7 @@ import pytest
 
 from reconciler.cli import waiting
 from tests.cli.conftest import Cli
-from tests.cli.fake import FakeDaemon, Reply, arrived, instance, problem, stalled, starting, status
+from tests.cli.fake import FakeDaemon, Reply, arrived, instance, problem, replica, stalled, starting, status
 
 TEXT = "instances: {}\n"
 PLAN = {
@@ -269,3 +269,13 @@ def test_wait_outlives_a_restart_of_the_daemon_but_not_its_absence(cli: Cli, dae
     monkeypatch.setattr(waiting, "RECONNECT_S", 0.2)
     daemon.on("GET /api/v1/status", status(starting("tiny")), broken)
     assert cli("wait", "tiny", "--for", "ready").code == 69
+
+
+def test_wait_after_a_restart_is_for_the_new_process(cli: Cli, daemon: FakeDaemon) -> None:
+    old, new = replica("tiny#1"), replica("tiny#2", pid=200)
+    asked = instance("tiny", generation=2, observed_generation=1, replicas=[old])
+    both = asked | {"replicas": [old, new | {"phase": "starting"}]}
+    taken_over = asked | {"replicas": [old | {"phase": "draining"}, new]}
+    daemon.on("GET /api/v1/status", *(status(each) for each in (asked, asked, both, taken_over)))
+    assert cli("wait", "tiny", "--for", "ready").code == 0
+    assert len(daemon.requests) == 4
