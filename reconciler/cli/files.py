@@ -80,17 +80,16 @@ def _tell(name: str, instances: int, found: tuple[Problem, ...]) -> None:
 def schema(ctx: click.Context, target: Path | None) -> None:
     """Print the JSON schema of llamactl.yaml, for editors and checkers."""
     from reconciler import app
+    from reconciler.config.schema import as_text
 
-    document = app.schema(session_of(ctx).environ)
+    text = as_text(app.schema(session_of(ctx).environ))
     if target is None or target == Path("-"):
-        print_json(document)
+        out(text.rstrip("\n"))
         return
-    import json
-
     from reconciler.host.store import write_atomic
 
     try:
-        write_atomic(target, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(), 0o644)
+        write_atomic(target, text.encode(), 0o644)
     except OSError as error:
         raise Failure(f"cannot write {target}: {error.strerror or error}", Code.FAILED) from None
     note(f"wrote {target}")

@@ -95,7 +95,12 @@ def file_schema(backends: Mapping[str, Backend]) -> Schema:
 
 def schema_text(backends: Mapping[str, Backend]) -> str:
     """:func:`file_schema` as it is written to :data:`SCHEMA_PATH`."""
-    return json.dumps(file_schema(backends), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return as_text(file_schema(backends))
+
+
+def as_text(schema: Mapping[str, Any]) -> str:
+    """A schema as text: keys sorted, so that a diff shows what changed and nothing else."""
+    return json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _model(model: type[BaseModel]) -> Schema:

@@ -28,10 +28,11 @@ def test_understood(kind: str, command: str, options: Options) -> None:
     assert re.match(NAME_PATTERN, parsed.name)
 
 
-@pytest.mark.parametrize(("kind", "command", "options"), UNDERSTOOD)
+WITHOUT_VARIABLES = [case for case in UNDERSTOOD if "${" not in str(case[2])]  # the loader expands those in between
+
+
+@pytest.mark.parametrize(("kind", "command", "options"), WITHOUT_VARIABLES)
 def test_parse_then_render_then_parse_is_a_fixed_point(kind: str, command: str, options: Options) -> None:
-    if "${" in str(options):
-        pytest.skip("variables are expanded by the loader in between")
     instance = spec(kind, options)
     assert not errors(backend(kind).check(instance))
     launch = backend(kind).launch(instance, NO_BACKENDS)

@@ -315,7 +315,7 @@ class Fleet(RuleBasedStateMachine):
 Fleet.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-class TestThePlannerKeepsItsLaws(Fleet.TestCase):  # type: ignore[name-defined,misc]  # made by hypothesis
+class TestThePlannerKeepsItsLaws(Fleet.TestCase):  # type: ignore[valid-type,misc]  # made by hypothesis
     """Run the machine."""
 
 

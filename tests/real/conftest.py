@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.cache import default_cache
 from tests.daemons import Daemon
+from tests.real.cache import default_cache
 from tests.real.install import product
 from tests.real.servers import Declared, RealServer
 

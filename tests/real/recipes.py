@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,10 +26,15 @@ from tests.real.cache import InstallFailed, Slot, key_of, run_step, say
 HERE: Final = Path(__file__).resolve().parent
 
 
+_PARSING: Final = threading.Lock()
+"""CPython 3.11 and 3.12 count the depth of a parse per interpreter, not per thread: two at once can fail with SystemError."""
+
+
 def _meaning(recipe: type) -> list[str]:
     """A recipe's source without comments and layout, so that only a real change of it reinstalls."""
     own = [owner for owner in recipe.__mro__ if owner not in (Recipe, object)]
-    return [ast.dump(ast.parse(textwrap.dedent(inspect.getsource(owner)))) for owner in own]
+    with _PARSING:
+        return [ast.dump(ast.parse(textwrap.dedent(inspect.getsource(owner)))) for owner in own]
 
 
 class Recipe:

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.real.conftest import Declare
 from tests.daemons import Daemon
+from tests.real.conftest import Declare
 from tests.real.servers import LLAMA_CPP, MLX_LM, SERVERS, VLLM, Declared, RealServer, fleet_text
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real"), pytest.mark.timeout(600)]
