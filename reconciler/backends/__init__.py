@@ -22,6 +22,8 @@ def discover() -> Mapping[str, Backend]:
             continue
         backend: Backend | None = getattr(import_module(f"{__name__}.{module.name}"), "BACKEND", None)
         if backend is None:
-            raise TypeError(f"{__name__}.{module.name} has no BACKEND; a file here without a leading underscore is a backend")
+            raise TypeError(
+                f"{__name__}.{module.name} has no BACKEND; a file here without a leading underscore is a backend"
+            )
         found[backend.kind] = backend
     return found

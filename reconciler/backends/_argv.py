@@ -208,7 +208,9 @@ class _Reader:
             return False
         for key, meaning in gone.becomes.items():
             self._put(word, self.vocabulary[key], meaning)
-        self._warn(word, f"{self.vocabulary.program} {self.vocabulary.version} no longer has {name}; {gone.hint} was taken")
+        self._warn(
+            word, f"{self.vocabulary.program} {self.vocabulary.version} no longer has {name}; {gone.hint} was taken"
+        )
         return True
 
     def _abbreviated(self, word: Word, name: str, value: str | None) -> bool:

@@ -46,7 +46,12 @@ def merged_environment(spec: InstanceSpec, backends: BackendsSpec) -> Mapping[st
 
 
 def make_launch(
-    argv: tuple[str, ...], spec: InstanceSpec, backends: BackendsSpec, *, host: str = DEFAULT_HOST, port: int | None = None
+    argv: tuple[str, ...],
+    spec: InstanceSpec,
+    backends: BackendsSpec,
+    *,
+    host: str = DEFAULT_HOST,
+    port: int | None = None,
 ) -> Launch:
     """A launch with everything that does not depend on the backend."""
     return Launch(

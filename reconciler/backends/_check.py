@@ -84,9 +84,7 @@ def _one(
         yield OptionProblem(path=path, message=message, warning=True, on_key=True)
 
 
-def _cannot_be_set(
-    vocabulary: Vocabulary, option: Option, refused: Mapping[str, str]
-) -> tuple[str, str | None] | None:
+def _cannot_be_set(vocabulary: Vocabulary, option: Option, refused: Mapping[str, str]) -> tuple[str, str | None] | None:
     if option.removed:
         return f"{vocabulary.program} {vocabulary.version} no longer has {option.flag}", option.removed
     if option.exits:
@@ -130,12 +128,14 @@ def _on(given: Mapping[str, Given], name: str) -> bool:
     return value is not False and value not in ("false", "False", "FALSE")
 
 
-def _rules(
-    vocabulary: Vocabulary, given: Mapping[str, Given], extra_args: Sequence[str]
-) -> Iterator[OptionProblem]:
+def _rules(vocabulary: Vocabulary, given: Mapping[str, Given], extra_args: Sequence[str]) -> Iterator[OptionProblem]:
     for rule in vocabulary.rules:
         flags = vocabulary[rule.needs].flags
-        if _on(given, rule.option) and not _on(given, rule.needs) and not any(named(word) in flags for word in extra_args):
+        if (
+            _on(given, rule.option)
+            and not _on(given, rule.needs)
+            and not any(named(word) in flags for word in extra_args)
+        ):
             path = (OPTIONS, given[rule.option].key)
             yield OptionProblem(path=path, message=rule.message, hint=rule.hint, warning=rule.warning)
 

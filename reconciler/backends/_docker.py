@@ -70,9 +70,7 @@ def peel_run(
     return place + 1
 
 
-def _option(
-    words: Sequence[Word], at: int, kept: list[str], environment: dict[str, str], warnings: list[str]
-) -> int:
+def _option(words: Sequence[Word], at: int, kept: list[str], environment: dict[str, str], warnings: list[str]) -> int:
     word = words[at]
     name, equals, value = word.text.partition("=")
     cluster = re.fullmatch(r"-([dit]{2,})", word.text)

@@ -208,7 +208,9 @@ def _as_text(option: Option) -> Option:
     return Option(name=option.name, flags=option.flags, kind=option.kind, type=Type.STR, multiline=option.multiline)
 
 
-def render(vocabulary: Vocabulary, given: Mapping[str, Given], *, leave: frozenset[str] = frozenset()) -> tuple[str, ...]:
+def render(
+    vocabulary: Vocabulary, given: Mapping[str, Given], *, leave: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
     """Argv of resolved options, in the vocabulary's order, without those in ``leave``; raises ValueProblem."""
     words: list[str] = []
     for option in vocabulary:

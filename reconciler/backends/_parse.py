@@ -71,16 +71,16 @@ def _join_lines(words: Sequence[Word]) -> Sequence[str]:
     for at, word in enumerate(words):
         if word.fresh_line and at and not only_assignments:
             if not word.text.startswith("-"):
-                _tokens.refuse(word, "a second command begins here", "end the line before with a backslash, or paste one command")
+                _tokens.refuse(
+                    word, "a second command begins here", "end the line before with a backslash, or paste one command"
+                )
             warnings.append(f"{word.place}: this line was joined to the one before, which has no backslash at its end")
         if not word.assignment and word.text != "export":
             only_assignments = False
     return warnings
 
 
-def _take_ours(
-    vocabulary: Vocabulary, reading: Reading, environment: dict[str, str], warnings: list[str]
-) -> None:
+def _take_ours(vocabulary: Vocabulary, reading: Reading, environment: dict[str, str], warnings: list[str]) -> None:
     for name in list(reading.options):
         option = vocabulary[name]
         place = reading.words[name].place
@@ -91,11 +91,17 @@ def _take_ours(
             del reading.options[name]
             if "token" in name:
                 environment.setdefault("HF_TOKEN", "${HF_TOKEN}")
-                warnings.append(f"{place}: {option.flag} was dropped: HF_TOKEN is taken from llamactl's environment instead")
+                warnings.append(
+                    f"{place}: {option.flag} was dropped: HF_TOKEN is taken from llamactl's environment instead"
+                )
             else:
-                warnings.append(f"{place}: {option.flag} was dropped: llamactl gives each server a random key of its own")
+                warnings.append(
+                    f"{place}: {option.flag} was dropped: llamactl gives each server a random key of its own"
+                )
         elif option.exits:
-            _tokens.refuse(reading.words[name], f"{option.flag} starts no server", "paste a command that serves a model")
+            _tokens.refuse(
+                reading.words[name], f"{option.flag} starts no server", "paste a command that serves a model"
+            )
 
 
 def suggest_name(options: Mapping[str, JsonValue], keys: Sequence[str], fallback: str) -> str:

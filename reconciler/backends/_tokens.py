@@ -30,7 +30,27 @@ _OPERATOR_HINTS = {
     "(": "quote the text if the bracket is meant",
     ")": "quote the text if the bracket is meant",
 }
-_OPERATORS = ("&&", "||", "&>>", "&>", ">>", "<<<", "<<", ">&", "<&", ">|", "<>", ";;", "&", "|", ">", "<", ";", "(", ")")
+_OPERATORS = (
+    "&&",
+    "||",
+    "&>>",
+    "&>",
+    ">>",
+    "<<<",
+    "<<",
+    ">&",
+    "<&",
+    ">|",
+    "<>",
+    ";;",
+    "&",
+    "|",
+    ">",
+    "<",
+    ";",
+    "(",
+    ")",
+)
 _QUOTES = "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}"
 _DASHES = "\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}\N{HORIZONTAL BAR}"
 
@@ -65,9 +85,7 @@ def plain_words(argv: tuple[str, ...]) -> tuple[Word, ...]:
 def refuse(word: Word, message: str, hint: str | None = None) -> NoReturn:
     """Raise Rejected at a word."""
     raise Rejected(
-        Problem(
-            message=message, hint=hint, code=CODE, line=word.line, column=word.column, source=word.source or None
-        )
+        Problem(message=message, hint=hint, code=CODE, line=word.line, column=word.column, source=word.source or None)
     )
 
 
@@ -184,7 +202,9 @@ class _Splitter:
             if blanks.end() == len(self.text):
                 self.at = blanks.end()
                 return
-            self._fail(self.at, "something follows the backslash, so the line does not go on", "let the backslash end the line")
+            self._fail(
+                self.at, "something follows the backslash, so the line does not go on", "let the backslash end the line"
+            )
         self._open(self.at)
         self._check_quoted(self.at + 1)
         self._literal(follower)
@@ -194,7 +214,9 @@ class _Splitter:
     def _single(self) -> None:
         end = self.text.find("'", self.at + 1)
         if end < 0:
-            self._fail(self.at, "a single quote is opened here and never closed", "close it, or put it in double quotes")
+            self._fail(
+                self.at, "a single quote is opened here and never closed", "close it, or put it in double quotes"
+            )
         self._open(self.at)
         self.quoted = True
         for place in range(self.at + 1, end):

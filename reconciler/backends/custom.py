@@ -76,7 +76,9 @@ class Custom:
             key, value = options["health_path"]
             yield from check_plain_text(key, value)
             if isinstance(value, str) and not value.startswith("/"):
-                yield OptionProblem(path=("backend_options", key), message=f"{key} must begin with a slash", hint=f"write /{value}")
+                yield OptionProblem(
+                    path=("backend_options", key), message=f"{key} must begin with a slash", hint=f"write /{value}"
+                )
         if "model" in options:
             yield from check_plain_text(*options["model"])
         if "host" in options:
@@ -164,7 +166,9 @@ def _check_command(spec: InstanceSpec, options: Mapping[str, tuple[str, JsonValu
         yield OptionProblem(path=(*path, 0), message="the program's name is empty", hint=_EXAMPLE)
     if not any("{port}" in word for word in words) and spec.port is None and "port" not in options:
         message = "the command does not say where the port goes"
-        yield OptionProblem(path=path, message=message, hint="put '{port}' in it, or pin the port that it listens on with port:")
+        yield OptionProblem(
+            path=path, message=message, hint="put '{port}' in it, or pin the port that it listens on with port:"
+        )
 
 
 BACKEND = Custom()

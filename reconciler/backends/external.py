@@ -55,7 +55,11 @@ class External:
                     "type": "string",
                     "pattern": r"^https?://[^/?#]|\$\{",
                 },
-                "model": {"description": "Name that server wants in a request's model.", "type": "string", "minLength": 1},
+                "model": {
+                    "description": "Name that server wants in a request's model.",
+                    "type": "string",
+                    "minLength": 1,
+                },
                 "api_key": key,
                 "api-key": key,
             },

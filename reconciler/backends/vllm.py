@@ -69,7 +69,9 @@ class Vllm(VocabularyBackend):
             yield OptionProblem(path=path, message="a vllm instance needs a model", hint="add model: NAME or a folder")
         if isinstance(model, str) and model.startswith("-"):
             message = "a model name cannot begin with a dash: vLLM would read it as a flag"
-            yield OptionProblem(path=(OPTIONS, given["model"].key), message=message, hint="write ./ before a folder's name")
+            yield OptionProblem(
+                path=(OPTIONS, given["model"].key), message=message, hint="write ./ before a folder's name"
+            )
         if "config" in given:
             yield OptionProblem(
                 path=(OPTIONS, given["config"].key),

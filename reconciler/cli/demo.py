@@ -160,7 +160,9 @@ def _edit(stage: Stage, before: StatusView) -> None:
     _check(old, _pids(after))
     new = _pids(after)
     _say("")
-    _title(f"Only {EDITED} has a new process ({_list(old[EDITED])} -> {_list(new[EDITED])}); the others were not touched:")
+    _title(
+        f"Only {EDITED} has a new process ({_list(old[EDITED])} -> {_list(new[EDITED])}); the others were not touched:"
+    )
     for name in new:
         if name != EDITED:
             _indent(f"{name}: {_list(old[name])} -> {_list(new[name])}")
@@ -180,7 +182,12 @@ def _replaced(before: StatusView) -> Callable[[StatusView], bool]:
 
     def reached(status: StatusView) -> bool:
         view = status.instances.get(EDITED)
-        return view is not None and view.generation > old.generation and view.current and not set(view.pids) & set(old.pids)
+        return (
+            view is not None
+            and view.generation > old.generation
+            and view.current
+            and not set(view.pids) & set(old.pids)
+        )
 
     return reached
 

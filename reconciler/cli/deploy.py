@@ -33,7 +33,16 @@ from reconciler.cli.views import StatusView, status_view
 from reconciler.cli.waiting import GivenUp, Judge, Verdict, carried_on, explain, wait_until
 
 YAML = {"Content-Type": "application/yaml"}
-_MARKS = {"create": "+", "remove": "-", "replace": "~", "restart": "~", "start": ">", "stop": "|", "scale": "=", "policy": "."}
+_MARKS = {
+    "create": "+",
+    "remove": "-",
+    "replace": "~",
+    "restart": "~",
+    "start": ">",
+    "stop": "|",
+    "scale": "=",
+    "policy": ".",
+}
 _COLORS = {"create": "green", "remove": "red", "replace": "yellow", "restart": "yellow", "stop": "red"}
 
 
@@ -89,7 +98,9 @@ def _shown(invalid: Invalid, sent: Sent | None) -> Failure:
     show(problems)
     if not problems:
         return invalid
-    return Failure(f"the file is invalid ({len(problems)} problem{'s' * (len(problems) != 1)}); nothing was changed", Code.INVALID)
+    return Failure(
+        f"the file is invalid ({len(problems)} problem{'s' * (len(problems) != 1)}); nothing was changed", Code.INVALID
+    )
 
 
 def _print_plan(answer: Node, output: str) -> None:
@@ -160,7 +171,12 @@ def apply(ctx: click.Context, file: Path | None, no_wait: bool, timeout: float, 
         changed = tuple(name for name, view in before.instances.items() if view.state != "removed")
     summary = _summary(generation, changed=answer.texts("changed"), removed=removed)
     if not no_wait and (changed or removed):
-        _wait(session, client, _judge(generation, before, changed, removed, same=before.config_hash == sent.content_hash), deadline)
+        _wait(
+            session,
+            client,
+            _judge(generation, before, changed, removed, same=before.config_hash == sent.content_hash),
+            deadline,
+        )
     out(summary)
 
 
@@ -220,4 +236,3 @@ def _judge(
         return {name: one(status, name) for name in changed} | {name: gone(status, name) for name in removed}
 
     return judge
-

@@ -29,7 +29,9 @@ def validate(ctx: click.Context, files: tuple[Path, ...], file: Path | None, out
     wanted: list[Path | None] = [*files, *([file] if file is not None else [])]
     reports = [_check(each, session_of(ctx).environ) for each in wanted or [None]]
     if output == "json":
-        print_json({"valid": all(not errors(found) for _, _, found in reports), "files": [_json(*one) for one in reports]})
+        print_json(
+            {"valid": all(not errors(found) for _, _, found in reports), "files": [_json(*one) for one in reports]}
+        )
     else:
         for report in reports:
             _tell(*report)

@@ -45,4 +45,6 @@ def log_to_stderr(form: Literal["text", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    for noisy in ("aiohttp.access", "watchfiles"):
+        # one line per request, and one per file event: a log that lies in the watched folder would feed itself
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -164,7 +164,7 @@ REFUSED: list[tuple[str, str, int, int, str]] = [
     ("vllm", "vllm serve m --seed --enforce-eager", 1, 14, "wants a value"),
     ("vllm", "vllm serve m --seed x", 1, 14, "whole number"),
     ("vllm", "vllm serve m --dtype float15", 1, 14, "one of"),
-    ("vllm", "vllm serve m --speculative-config {\"a\":1}", 1, 14, "JSON"),
+    ("vllm", 'vllm serve m --speculative-config {"a":1}', 1, 14, "JSON"),
     ("vllm", "vllm serve m --enforce-eager=maybe", 1, 14, "no value"),
     ("vllm", "vllm chat m", 1, 6, "serve"),
     ("vllm", "vllm", 1, 1, "serve"),

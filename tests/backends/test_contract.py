@@ -128,7 +128,9 @@ def test_control_characters_are_refused_everywhere(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["vllm", "llama_cpp", "mlx_lm", "simulator"])
 @pytest.mark.parametrize("value", [0, 65536, -1, True, "http", 1.5, None])
 def test_a_port_outside_1_to_65535_is_an_error(kind: str, value: JsonValue) -> None:
-    assert [problem.path for problem in errors(check(kind, {**GOOD[kind], "port": value}))] == [("backend_options", "port")]
+    assert [problem.path for problem in errors(check(kind, {**GOOD[kind], "port": value}))] == [
+        ("backend_options", "port")
+    ]
 
 
 @pytest.mark.parametrize("kind", ["vllm", "llama_cpp", "mlx_lm", "simulator", "custom"])

@@ -18,9 +18,15 @@ BACKENDS = ("vllm", "llama_cpp", "mlx_lm", "simulator")
 EVERY_OPTION = [(name, option.name) for name in BACKENDS for option in load(name)]
 
 PRINTABLE = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=12)
-TEXT = PRINTABLE | st.sampled_from(["", "a b", "-x", "--", "-1", "-0.5", "a=b", "--a=b", "'q'", '"', "$(id)", "`id`", "*", "a;b|c&", "é"])
+TEXT = PRINTABLE | st.sampled_from(
+    ["", "a b", "-x", "--", "-1", "-0.5", "a=b", "--a=b", "'q'", '"', "$(id)", "`id`", "*", "a;b|c&", "é"]
+)
 JSON_SCALAR: st.SearchStrategy[JsonValue] = (
-    st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False) | PRINTABLE | st.none()
+    st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | PRINTABLE
+    | st.none()
 )
 JSON_MAPPING: st.SearchStrategy[JsonValue] = st.dictionaries(
     PRINTABLE,
@@ -65,9 +71,9 @@ def canonical(option: Option, syntax: Syntax) -> st.SearchStrategy[JsonValue]:
         case Kind.TUPLE:
             return st.lists(item, min_size=option.count, max_size=option.count)
         case Kind.LIST:
-            return st.lists(item.filter(lambda value: not str(value).startswith("-")), min_size=1, max_size=3) | st.lists(
-                item, min_size=1, max_size=1
-            )
+            return st.lists(
+                item.filter(lambda value: not str(value).startswith("-")), min_size=1, max_size=3
+            ) | st.lists(item, min_size=1, max_size=1)
         case Kind.APPEND:
             return st.lists(item, min_size=1, max_size=3)
 
@@ -150,12 +156,24 @@ def test_absent_false_zero_and_empty_are_four_different_things() -> None:
         ("vllm", {"seed": -1}, ("--seed=-1",)),
         ("vllm", {"device_memory_utilization": 0.5}, ("--gpu-memory-utilization", "0.5")),
         ("vllm", {"hf_overrides": {"b": [1, None], "a": "x y"}}, ("--hf-overrides", '{"a":"x y","b":[1,null]}')),
-        ("vllm", {"speculative-config.model": "d", "speculative_config": {"n": 1}}, ("--speculative-config", '{"model":"d","n":1}')),
-        ("vllm", {"compilation_config.a.b": 1, "compilation_config.a.c": 2}, ("--compilation-config", '{"a":{"b":1,"c":2}}')),
+        (
+            "vllm",
+            {"speculative-config.model": "d", "speculative_config": {"n": 1}},
+            ("--speculative-config", '{"model":"d","n":1}'),
+        ),
+        (
+            "vllm",
+            {"compilation_config.a.b": 1, "compilation_config.a.c": 2},
+            ("--compilation-config", '{"a":{"b":1,"c":2}}'),
+        ),
         ("vllm", {"max_model_len": "32k"}, ("--max-model-len", "32k")),
         ("vllm", {"tensor_parallel_size": "2"}, ("--tensor-parallel-size", "2")),
         ("vllm", {"enforce_eager": "true"}, ("--enforce-eager",)),
-        ("vllm", {"lora_modules": ["a=/x", {"name": "b", "path": "/y"}]}, ("--lora-modules", "a=/x", '{"name":"b","path":"/y"}')),
+        (
+            "vllm",
+            {"lora_modules": ["a=/x", {"name": "b", "path": "/y"}]},
+            ("--lora-modules", "a=/x", '{"name":"b","path":"/y"}'),
+        ),
         ("llama_cpp", {"seed": -1}, ("--seed", "-1")),
         ("llama_cpp", {"gpu_layers": "all"}, ("--gpu-layers", "all")),
         ("llama_cpp", {"n-gpu-layers": 99}, ("--gpu-layers", "99")),
@@ -167,7 +185,11 @@ def test_absent_false_zero_and_empty_are_four_different_things() -> None:
         ("llama_cpp", {"no_host": True}, ("--no-host",)),
         ("llama_cpp", {"mmproj-auto": False}, ("--no-mmproj",)),
         ("mlx_lm", {"prompt_cache_bytes": "2GB"}, ("--prompt-cache-bytes", "2GB")),
-        ("mlx_lm", {"chat_template_args": {"enable_thinking": False}}, ("--chat-template-args", '{"enable_thinking":false}')),
+        (
+            "mlx_lm",
+            {"chat_template_args": {"enable_thinking": False}},
+            ("--chat-template-args", '{"enable_thinking":false}'),
+        ),
     ],
 )
 def test_golden_argv(backend: str, options: dict[str, JsonValue], argv: tuple[str, ...]) -> None:
@@ -215,14 +237,21 @@ def test_a_wrong_value_says_what_the_option_takes(backend: str, name: str, value
         ("vllm", {"seed.x": 1}, "seed.x", None),
         ("vllm", {"seed": 1, "--seed": 1}, "--seed", "write seed"),
         ("vllm", {"max_model_len": 1, "max-model-len": 1}, "max-model-len", "keep one"),
-        ("vllm", {"gpu_memory_utilization": 1, "device-memory-utilization": 1}, "device-memory-utilization", "keep one"),
+        (
+            "vllm",
+            {"gpu_memory_utilization": 1, "device-memory-utilization": 1},
+            "device-memory-utilization",
+            "keep one",
+        ),
         ("vllm", {"kv_transfer_config": {"a": 1}, "kv-transfer-config.a": 2}, "kv-transfer-config.a", "keep one"),
         ("llama_cpp", {"ngl": 99}, "ngl", "gpu_layers"),
         ("llama_cpp", {"no_mmap": True}, "no_mmap", "load_mode: none"),
         ("llama_cpp", {"no-kv-offload": True}, "no-kv-offload", "kv_offload: false"),
     ],
 )
-def test_a_wrong_key_is_named_with_its_cure(backend: str, options: dict[str, JsonValue], key: str, hint: str | None) -> None:
+def test_a_wrong_key_is_named_with_its_cure(
+    backend: str, options: dict[str, JsonValue], key: str, hint: str | None
+) -> None:
     _, problems = resolve(load(backend), options)
     assert [problem.path for problem in problems] == [("backend_options", key)]
     if hint is not None:

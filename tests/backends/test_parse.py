@@ -58,7 +58,11 @@ def test_refused_with_its_place(kind: str, command: str, line: int, column: int,
 
 
 def test_host_port_and_keys_are_dropped_with_a_warning_that_never_shows_them() -> None:
-    for kind, program in (("vllm", "vllm serve m/x"), ("llama_cpp", "llama-server -m x"), ("mlx_lm", "mlx_lm.server --model x")):
+    for kind, program in (
+        ("vllm", "vllm serve m/x"),
+        ("llama_cpp", "llama-server -m x"),
+        ("mlx_lm", "mlx_lm.server --model x"),
+    ):
         parsed = backend(kind).parse(f"{program} --host 0.0.0.0 --port 8000 --api-key sk-very-secret")
         assert set(parsed.backend_options) == {"model"}
         assert parsed.extra_args == ()
@@ -90,7 +94,11 @@ def test_a_hub_token_becomes_a_variable() -> None:
         ("numactl --cpunodebind=0 vllm serve m/x", {}, "numactl --cpunodebind=0 vllm"),
         ("python -m vllm.entrypoints.cli.main serve m/x", {}, "python -m vllm.entrypoints.cli.main"),
         ("uv run python -m vllm.entrypoints.cli.main serve m/x", {}, "uv run python -m vllm.entrypoints.cli.main"),
-        ("python3 -m vllm.entrypoints.openai.api_server --model m/x", {}, "python3 -m vllm.entrypoints.openai.api_server"),
+        (
+            "python3 -m vllm.entrypoints.openai.api_server --model m/x",
+            {},
+            "python3 -m vllm.entrypoints.openai.api_server",
+        ),
         ("llamactl simulate vllm serve m/x", {}, "llamactl simulate vllm"),
         (
             "docker run --rm --network host -e A=1 vllm/vllm-openai:v1 --model m/x",
@@ -125,7 +133,9 @@ def test_what_stands_around_the_program(command: str, environment: dict[str, str
         ("llama_cpp", "llama-server -m q --frob -1 -c 5", ("--frob", "-1"), "--frob"),
     ],
 )
-def test_unknown_flags_are_kept_with_their_value_and_named(kind: str, command: str, extra: tuple[str, ...], says: str) -> None:
+def test_unknown_flags_are_kept_with_their_value_and_named(
+    kind: str, command: str, extra: tuple[str, ...], says: str
+) -> None:
     parsed = backend(kind).parse(command)
     assert parsed.extra_args == extra
     assert any(says in warning for warning in parsed.warnings)
@@ -205,7 +215,12 @@ def test_any_text_is_parsed_or_rejected_and_nothing_else(text: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp", "Cf"]), max_size=10), max_size=6))
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp", "Cf"]), max_size=10),
+        max_size=6,
+    )
+)
 def test_quoted_words_come_back_as_they_were(words: list[str]) -> None:
     found, _ = split(_quoted(tuple(words)))
     assert [word.text for word in found] == [word.replace("${", "$${") for word in words]

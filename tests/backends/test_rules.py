@@ -57,7 +57,9 @@ def test_the_requests_own_example() -> None:
 )  # fmt: skip
 def test_serve_is_put_where_it_belongs(executable: str, start: list[str]) -> None:
     by_backends = backend("vllm").launch(spec("vllm", {"model": "m"}), BackendsSpec(vllm_executable=executable))
-    by_instance = backend("vllm").launch(spec("vllm", {"model": "m"}, executable=executable), BackendsSpec(vllm_executable="x"))
+    by_instance = backend("vllm").launch(
+        spec("vllm", {"model": "m"}, executable=executable), BackendsSpec(vllm_executable="x")
+    )
     assert by_backends is not None
     assert list(by_backends.argv) == start
     assert by_instance == by_backends
@@ -189,7 +191,16 @@ def test_simulators_are_launched_with_this_python_and_their_personality() -> Non
     start = [sys.executable, "-m", "reconciler.simulator"]
     assert argv("simulator", {"load-seconds": 1}) == [*start, "vllm", "serve", "sim", "--load-seconds", "1", *ADDRESS]
     options: dict[str, JsonValue] = {"personality": "llama_cpp", "model": "m", "ignore-sigterm": True, "children": 3}
-    assert argv("simulator", options) == [*start, "llama_cpp", "--model", "m", "--ignore-sigterm", "--children", "3", *ADDRESS]
+    assert argv("simulator", options) == [
+        *start,
+        "llama_cpp",
+        "--model",
+        "m",
+        "--ignore-sigterm",
+        "--children",
+        "3",
+        *ADDRESS,
+    ]
     mlx = spec("simulator", {"personality": "mlx_lm", "model": "m"})
     assert backend("simulator").readiness(mlx).method == "POST"
     assert backend("simulator").readiness(spec("simulator")).path == "/health"

@@ -198,9 +198,7 @@ def starting(name: str, generation: int = 2, **more: object) -> dict[str, object
 def arrived(name: str, generation: int = 2) -> dict[str, object]:
     """The same instance once it is there."""
     replicas = [replica(f"{name}#2", pid=200, revision="bbb")]
-    return instance(
-        name, revision="bbb", generation=generation, observed_generation=generation, replicas=replicas
-    )
+    return instance(name, revision="bbb", generation=generation, observed_generation=generation, replicas=replicas)
 
 
 def stalled(name: str, *, tail: tuple[str, ...] = ("CUDA out of memory",)) -> dict[str, object]:
@@ -210,9 +208,21 @@ def stalled(name: str, *, tail: tuple[str, ...] = ("CUDA out of memory",)) -> di
         ready=False,
         phase="backoff",
         replicas=[],
-        last_exit={"code": 1, "signal": None, "at": "2026-01-01T00:00:00Z", "reason": "exit code 1", "log_tail": [*tail]},
+        last_exit={
+            "code": 1,
+            "signal": None,
+            "at": "2026-01-01T00:00:00Z",
+            "reason": "exit code 1",
+            "log_tail": [*tail],
+        },
         conditions=[
-            {"type": "Stalled", "status": True, "reason": "StartFailed", "message": "3 starts failed in a row", "since": ""}
+            {
+                "type": "Stalled",
+                "status": True,
+                "reason": "StartFailed",
+                "message": "3 starts failed in a row",
+                "since": "",
+            }
         ],
     )
 
@@ -225,6 +235,12 @@ def status(*instances: dict[str, object], generation: int = 1, **config: object)
         "generation": generation,
         "observed_generation": generation,
         "config": about | config,
-        "daemon": {"pid": 1, "version": "0.1.0", "started_at": "2026-01-01T00:00:00Z", "state_dir": "/s", "systemd": False},
+        "daemon": {
+            "pid": 1,
+            "version": "0.1.0",
+            "started_at": "2026-01-01T00:00:00Z",
+            "state_dir": "/s",
+            "systemd": False,
+        },
         "instances": list(instances),
     }

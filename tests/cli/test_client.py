@@ -71,7 +71,9 @@ def raw(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
         b"HTTP/1.1 404 No\r\n\r\n" + b"x" * 70_000,
     ],
 )
-@pytest.mark.parametrize("command", [["status"], ["wait", "x", "--for", "ready"], ["logs", "x"], ["events"], ["chat", "x", "y"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["wait", "x", "--for", "ready"], ["logs", "x"], ["events"], ["chat", "x", "y"]]
+)
 def test_garbage_is_said_in_one_line(cli: Cli, raw: list[bytes], answer: bytes, command: list[str]) -> None:
     raw.append(answer)
     result = cli(*command)
@@ -130,7 +132,9 @@ def test_forbidden_is_77(cli: Cli, daemon: FakeDaemon) -> None:
     assert "an inference key opens /v1 only" in result.err
 
 
-def test_a_key_that_cannot_be_one_is_64_and_not_repeated(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_cannot_be_one_is_64_and_not_repeated(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LLAMACTL_MANAGEMENT_KEY", "geheim\nX-Evil: 1")
     result = cli("status")
     assert result.code == 64
@@ -179,7 +183,9 @@ def test_problems_of_a_422_keep_their_caret(cli: Cli, daemon: FakeDaemon, tmp_pa
     assert result.out == ""
 
 
-async def test_the_local_daemon_is_found_with_its_key(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_local_daemon_is_found_with_its_key(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LLAMACTL_SERVER")
     daemon.key = KEY
     daemon.on("GET /api/v1/status", status(instance("tiny")))

@@ -105,7 +105,9 @@ def test_a_folder_is_not_applied(cli: Cli, daemon: FakeDaemon, file: Path) -> No
     assert "folder" in result.err
 
 
-def test_apply_waits_until_what_it_changed_is_ready_at_the_new_generation(cli: Cli, daemon: FakeDaemon, file: Path) -> None:
+def test_apply_waits_until_what_it_changed_is_ready_at_the_new_generation(
+    cli: Cli, daemon: FakeDaemon, file: Path
+) -> None:
     daemon.on("PUT /api/v1/config", accepted("tiny"))
     old, bystander = instance("tiny"), stalled("bystander")
     daemon.on(
@@ -258,7 +260,9 @@ def test_wait_for_what_does_not_exist_or_is_stalled_is_1(cli: Cli, daemon: FakeD
     assert "CUDA out of memory" in given_up.err
 
 
-def test_wait_outlives_a_restart_of_the_daemon_but_not_its_absence(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_outlives_a_restart_of_the_daemon_but_not_its_absence(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tests.cli.fake import Reply
 
     broken = Reply(b"{", headers={"Content-Length": "100"})

@@ -124,7 +124,12 @@ def test_parse_takes_words_stdin_and_a_name(cli: Cli) -> None:
     whole = cli("parse", COMMAND).out
     assert cli("parse", "--", *COMMAND.split()).out == whole
     done = subprocess.run(
-        [sys.executable, "-m", "reconciler", "parse", "-"], input=COMMAND, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "reconciler", "parse", "-"],
+        input=COMMAND,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stdout == whole
     assert cli("parse", COMMAND, "--name", "mine").out.splitlines()[1].strip() == "mine:"

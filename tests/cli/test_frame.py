@@ -91,7 +91,9 @@ def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
         "import sys\nfrom reconciler.cli import main\ncode = main(sys.argv[1:])\n"
         "sys.stderr.write(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))\nsys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *argv], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0
     assert not HEAVY & set(done.stderr.split())
 
@@ -137,7 +139,11 @@ def test_a_reader_that_leaves_is_no_traceback(daemon: FakeDaemon) -> None:
 def test_a_full_disk_is_named() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "reconciler", "--version"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+            [sys.executable, "-m", "reconciler", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
         )
     assert done.returncode == 1
     assert b"No space left on device" in done.stderr
@@ -168,7 +174,12 @@ def test_an_unexpected_exception_is_one_line_and_a_way_to_more() -> None:
     for debug, lines in ((None, 1), ("1", 4)):
         more = {"LLAMACTL_DEBUG": debug} if debug else {}
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=os.environ | more
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | more,
         )
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) >= lines

@@ -29,7 +29,9 @@ PROBLEM = {
 
 
 def test_the_table_is_aligned_and_says_the_main_things(cli: Cli, daemon: FakeDaemon) -> None:
-    two = instance("longer-name", phase="starting", ready=False, replicas=[replica("a#1"), replica("a#2", phase="starting")])
+    two = instance(
+        "longer-name", phase="starting", ready=False, replicas=[replica("a#1"), replica("a#2", phase="starting")]
+    )
     daemon.on("GET /api/v1/status", status(instance("tiny"), two))
     lines = cli("status").out.splitlines()
     assert lines[0].split() == ["NAME", "BACKEND", "STATE", "PHASE", "READY", "REPLICAS", "RESTARTS", "AGE", "PORT"]
@@ -39,7 +41,9 @@ def test_the_table_is_aligned_and_says_the_main_things(cli: Cli, daemon: FakeDae
 
 
 def test_wide_shows_pids(cli: Cli, daemon: FakeDaemon) -> None:
-    daemon.on("GET /api/v1/status", status(instance("tiny", replicas=[replica("t#1", pid=4711), replica("t#2", pid=4712)])))
+    daemon.on(
+        "GET /api/v1/status", status(instance("tiny", replicas=[replica("t#1", pid=4711), replica("t#2", pid=4712)]))
+    )
     assert "4711,4712" in cli("status", "-o", "wide").out
     assert "4711" not in cli("status").out
 
@@ -80,7 +84,11 @@ def test_yaml_is_the_same_data_as_json(cli: Cli, daemon: FakeDaemon) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.text(max_size=12) | st.sampled_from(["no", "1e3", "~", "0x1", "-"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**6), 10**6)
+    | st.text(max_size=12)
+    | st.sampled_from(["no", "1e3", "~", "0x1", "-"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=12,
 )
@@ -99,7 +107,9 @@ def test_columns_keep_their_width() -> None:
 def test_watch_prints_at_each_change_and_ends_by_ctrl_c(daemon: FakeDaemon) -> None:
     daemon.on("GET /api/v1/status", status(instance("tiny", phase="starting")), status(instance("tiny")))
     process = subprocess.Popen(
-        [sys.executable, "-m", "reconciler", "status", "--watch", "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "reconciler", "status", "--watch", "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
     phases = [json.loads(process.stdout.readline())["instances"][0]["phase"] for _ in range(2)]

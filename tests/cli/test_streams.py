@@ -91,7 +91,9 @@ def test_followed_events_go_on_after_a_break_where_they_were(daemon: FakeDaemon)
     answers = [Reply(iter((event(1, "one"), None)), type=SSE), Reply(more(), type=SSE)]
     daemon.routes["GET /api/v1/events"] = lambda request: answers.pop(0)
     process = subprocess.Popen(
-        [sys.executable, "-m", "reconciler", "events", "-f", "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "reconciler", "events", "-f", "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
     assert [json.loads(process.stdout.readline())["message"] for _ in range(2)] == ["one", "two"]
@@ -103,7 +105,9 @@ def test_followed_events_go_on_after_a_break_where_they_were(daemon: FakeDaemon)
 
 
 def test_a_reply_is_streamed_to_stdout(cli: Cli, daemon: FakeDaemon) -> None:
-    daemon.on(CHAT, Reply(iter((token(None), token("Hel"), token("lo"), token(None, "stop"), b"data: [DONE]\n\n")), type=SSE))
+    daemon.on(
+        CHAT, Reply(iter((token(None), token("Hel"), token("lo"), token(None, "stop"), b"data: [DONE]\n\n")), type=SSE)
+    )
     result = cli("chat", "tiny", "hi", "--max-tokens", "5")
     assert (result.code, result.out, result.err) == (0, "Hello\n", "")
     sent = json.loads(daemon.requests[0].body)
@@ -113,7 +117,11 @@ def test_a_reply_is_streamed_to_stdout(cli: Cli, daemon: FakeDaemon) -> None:
 def test_a_question_may_come_on_stdin(daemon: FakeDaemon) -> None:
     daemon.on(CHAT, Reply(iter((token("yes", "stop"),)), type=SSE))
     done = subprocess.run(
-        [sys.executable, "-m", "reconciler", "chat", "tiny"], input=b"is it?\n", capture_output=True, timeout=30, check=False
+        [sys.executable, "-m", "reconciler", "chat", "tiny"],
+        input=b"is it?\n",
+        capture_output=True,
+        timeout=30,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, b"yes\n")
     assert json.loads(daemon.requests[0].body)["messages"][0]["content"] == "is it?\n"
@@ -150,7 +158,9 @@ def test_the_inference_key_is_used_and_named_when_refused(
 
 def test_an_unknown_model_is_1_in_the_proxys_words(cli: Cli, daemon: FakeDaemon) -> None:
     def refuse(_: Request) -> Reply:
-        body = {"error": {"message": "there is no model nope", "type": "invalid_request_error", "code": "model_not_found"}}
+        body = {
+            "error": {"message": "there is no model nope", "type": "invalid_request_error", "code": "model_not_found"}
+        }
         return Reply(body, 404)
 
     daemon.routes[CHAT] = refuse

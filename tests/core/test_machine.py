@@ -315,8 +315,7 @@ class Fleet(RuleBasedStateMachine):
 Fleet.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-class TestThePlannerKeepsItsLaws(Fleet.TestCase):  # type: ignore[valid-type,misc]  # made by hypothesis
-    """Run the machine."""
+TestThePlannerKeepsItsLaws = Fleet.TestCase
 
 
 def test_an_end_that_was_asked_for_is_no_failure() -> None:

@@ -149,8 +149,14 @@ def run_step(slot: Slot, title: str, argv: Sequence[str | Path], *, cwd: Path | 
         mark = log.tell()
         try:
             done = subprocess.run(
-                words, cwd=cwd, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, timeout=COMMAND_DEADLINE_S, check=False,
+                words,
+                cwd=cwd,
+                env=clean_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=COMMAND_DEADLINE_S,
+                check=False,
             )
             outcome = None if done.returncode == 0 else f"exit {done.returncode}"
         except subprocess.TimeoutExpired:

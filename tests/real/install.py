@@ -110,9 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0 when everything asked for is there, 1 with the reason on stderr otherwise."""
     parser = argparse.ArgumentParser(description="Install the real servers that tests/real drives, on a CPU.")
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"any of {', '.join(RECIPES)} (default: all)")
-    parser.add_argument("--cache", type=Path, help="cache folder (default: $LLAMACTL_REAL_CACHE, else ~/.cache/llamactl-real)")
-    parser.add_argument("--print-env", action="store_true", help="print shell lines for what is installed, install nothing")
-    parser.add_argument("--prune", action="store_true", help="afterwards remove installs of the same servers with other pins")
+    parser.add_argument(
+        "--cache", type=Path, help="cache folder (default: $LLAMACTL_REAL_CACHE, else ~/.cache/llamactl-real)"
+    )
+    parser.add_argument(
+        "--print-env", action="store_true", help="print shell lines for what is installed, install nothing"
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="afterwards remove installs of the same servers with other pins"
+    )
     parser.add_argument("--relock", action="store_true", help="resolve the locks of WHAT anew instead of installing")
     options = parser.parse_args(arguments)
     wrong = [name for name in options.what if name not in RECIPES]

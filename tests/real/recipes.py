@@ -79,9 +79,20 @@ class PythonRecipe(Recipe):
         run_step(slot, "making a venv", [sys.executable, "-m", "venv", slot.folder / "venv"])
         count = sum(1 for line in self.lock.read_text().splitlines() if not line.startswith("#"))
         run_step(
-            slot, f"installing {count} locked packages",
-            [self.python(slot.folder), "-m", "pip", "install", "--no-cache-dir", "--no-deps", "--only-binary", ":all:",
-             "-r", self.lock],
+            slot,
+            f"installing {count} locked packages",
+            [
+                self.python(slot.folder),
+                "-m",
+                "pip",
+                "install",
+                "--no-cache-dir",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "-r",
+                self.lock,
+            ],
         )
 
 
@@ -100,10 +111,15 @@ class Vllm(PythonRecipe):
     def fill(self, slot: Slot) -> None:
         self.fill_venv(slot)
         run_step(
-            slot, "checking that torch is the CPU build",
-            [self.python(slot.folder), "-c", "import sys, torch\nif torch.version.cuda or torch.version.hip: sys.exit("
-             "f'torch {torch.__version__} is a GPU build; configure pip so that a plain install of this version"
-             " of torch gives the CPU build, and try again')"],
+            slot,
+            "checking that torch is the CPU build",
+            [
+                self.python(slot.folder),
+                "-c",
+                "import sys, torch\nif torch.version.cuda or torch.version.hip: sys.exit("
+                "f'torch {torch.__version__} is a GPU build; configure pip so that a plain install of this version"
+                " of torch gives the CPU build, and try again')",
+            ],
         )
         self._name_the_distribution(slot)
         run_step(slot, "asking vLLM for its version", [self.products(slot.folder)["vllm"], "--version"])
@@ -149,9 +165,17 @@ class LlamaCpp(Recipe):
     commit: str = "0c1e57098"
     # -O1 halves the build and serves a tiny model as well; no -march=native, since a cache may move between machines
     flags: tuple[str, ...] = (
-        "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_C_FLAGS_RELEASE=-O1", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
-        "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=OFF", "-DGGML_OPENMP=OFF", "-DLLAMA_OPENSSL=OFF",
-        "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_BUILD_UI=OFF",
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DCMAKE_C_FLAGS_RELEASE=-O1",
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+        "-DBUILD_SHARED_LIBS=OFF",
+        "-DGGML_NATIVE=OFF",
+        "-DGGML_OPENMP=OFF",
+        "-DLLAMA_OPENSSL=OFF",
+        "-DLLAMA_BUILD_TESTS=OFF",
+        "-DLLAMA_BUILD_EXAMPLES=OFF",
+        "-DLLAMA_BUILD_APP=OFF",
+        "-DLLAMA_BUILD_UI=OFF",
         "-DLLAMA_USE_PREBUILT_UI=OFF",
     )
 
@@ -175,9 +199,21 @@ class LlamaCpp(Recipe):
             run_step(slot, f"fetching {' and '.join(missing)}", [tools / "python", "-m", "pip", "install", *missing])
         found = {tool: shutil.which(tool) or os.fspath(tools / tool) for tool in ("cmake", "ninja")}
         run_step(
-            slot, "fetching the source",
-            [tools / "python", "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--no-binary",
-             "llama-cpp-python", "--dest", scratch, f"llama-cpp-python=={self.version}"],
+            slot,
+            "fetching the source",
+            [
+                tools / "python",
+                "-m",
+                "pip",
+                "download",
+                "--no-deps",
+                "--no-cache-dir",
+                "--no-binary",
+                "llama-cpp-python",
+                "--dest",
+                scratch,
+                f"llama-cpp-python=={self.version}",
+            ],
         )
         archive = scratch / f"llama_cpp_python-{self.version}.tar.gz"
         with tarfile.open(archive) as packed:
@@ -185,13 +221,25 @@ class LlamaCpp(Recipe):
         source = scratch / f"llama_cpp_python-{self.version}" / "vendor" / "llama.cpp"
         build = scratch / "build"
         run_step(
-            slot, "configuring",
-            [found["cmake"], "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={found['ninja']}",
-             *self.flags, f"-DLLAMA_BUILD_COMMIT={self.commit}"],
+            slot,
+            "configuring",
+            [
+                found["cmake"],
+                "-S",
+                source,
+                "-B",
+                build,
+                "-G",
+                "Ninja",
+                f"-DCMAKE_MAKE_PROGRAM={found['ninja']}",
+                *self.flags,
+                f"-DLLAMA_BUILD_COMMIT={self.commit}",
+            ],
         )
         jobs = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         run_step(
-            slot, f"compiling with {jobs} jobs",
+            slot,
+            f"compiling with {jobs} jobs",
             [found["cmake"], "--build", build, "--target", "llama-server", "--parallel", jobs],
         )
         return build / "bin" / "llama-server"
@@ -217,7 +265,10 @@ class Models(Recipe):
 
 
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
-    "mlx_lm": MlxLm, "models": Models, "llama_cpp": LlamaCpp, "vllm": Vllm,
+    "mlx_lm": MlxLm,
+    "models": Models,
+    "llama_cpp": LlamaCpp,
+    "vllm": Vllm,
 }
 """In the order they are installed: what is quick and needed by others first, the largest last."""
 
@@ -229,9 +280,21 @@ def resolve(recipe: PythonRecipe, slot: Slot) -> int:
         report = Path(scratch) / "report.json"
         run_step(slot, "making a venv for the resolver", [sys.executable, "-m", "venv", Path(scratch) / "venv"])
         run_step(
-            slot, f"resolving {' '.join(recipe.roots)}",
-            [Path(scratch) / "venv" / "bin" / "python", "-m", "pip", "install", "--dry-run", "--ignore-installed",
-             "--only-binary", ":all:", "--report", report, *recipe.roots],
+            slot,
+            f"resolving {' '.join(recipe.roots)}",
+            [
+                Path(scratch) / "venv" / "bin" / "python",
+                "-m",
+                "pip",
+                "install",
+                "--dry-run",
+                "--ignore-installed",
+                "--only-binary",
+                ":all:",
+                "--report",
+                report,
+                *recipe.roots,
+            ],
         )
         chosen = json.loads(report.read_text())["install"]
     lines = _pins([item["metadata"] for item in chosen], recipe.unwanted)

@@ -49,7 +49,10 @@ VLLM: Final = RealServer(
     model="tiny",
     # enforce_eager spares compilation; without kv_cache_memory_bytes it wants 92 % of the machine's memory free
     options={
-        "served_model_name": "tiny", "enforce_eager": True, "max_model_len": 512, "max_num_seqs": 4,
+        "served_model_name": "tiny",
+        "enforce_eager": True,
+        "max_model_len": 512,
+        "max_num_seqs": 4,
         "kv_cache_memory_bytes": 64 * 1024 * 1024,
     },
     environment={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},

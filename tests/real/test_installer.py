@@ -121,7 +121,10 @@ def test_an_unknown_name_is_a_usage_error(capsys: pytest.CaptureFixture[str]) ->
 def test_it_runs_as_a_plain_script_on_a_bare_python(cache: Path) -> None:
     script = Path(__file__).with_name("install.py")
     done = subprocess.run(
-        [sys.executable, "-I", script, "--print-env", "--cache", cache], capture_output=True, text=True, timeout=30,
+        [sys.executable, "-I", script, "--print-env", "--cache", cache],
+        capture_output=True,
+        text=True,
+        timeout=30,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -32,7 +32,11 @@ def test_the_witness_sees_a_late_member_of_a_known_session(daemon: Daemon) -> No
         "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], env={}, stdout=subprocess.DEVNULL).pid)"
     )
     leader = psutil.Popen(
-        [sys.executable, "-c", script], env={**os.environ, MARK: daemon.mark}, stdin=-1, stdout=-1, text=True,
+        [sys.executable, "-c", script],
+        env={**os.environ, MARK: daemon.mark},
+        stdin=-1,
+        stdout=-1,
+        text=True,
         start_new_session=True,
     )
     try:

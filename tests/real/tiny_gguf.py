@@ -21,9 +21,15 @@ OUTER_NAMES = {
     "lm_head.weight": "output.weight",
 }
 LAYER_NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
 }
 
 
@@ -53,7 +59,9 @@ def write_tokenizer(writer: Any, tokenizer: dict[str, Any], configuration: dict[
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([token for token, _ in tokens])
     writer.add_token_types([kinds[token in special] for token, _ in tokens])
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]])
+    writer.add_token_merges(
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+    )
     writer.add_bos_token_id(configuration["bos_token_id"])
     writer.add_eos_token_id(configuration["eos_token_id"])
     writer.add_add_bos_token(False)

@@ -65,7 +65,9 @@ def train_tokenizer(size: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=list(SPECIALS), show_progress=False,
+        vocab_size=size,
+        special_tokens=list(SPECIALS),
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(SENTENCES * 4, trainer)
@@ -124,20 +126,36 @@ def write_configuration(target: Path, tokenizer: Tokenizer, shape: Shape) -> Non
     ends = {"bos_token_id": vocabulary["<|bos|>"], "eos_token_id": vocabulary["<|eos|>"]}
     files: dict[str, dict[str, Any]] = {
         "config.json": {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32",
-            "vocab_size": len(vocabulary), "max_position_embeddings": shape.context,
-            "hidden_size": shape.hidden, "intermediate_size": shape.feed_forward, "hidden_act": "silu",
-            "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads, "head_dim": shape.hidden // shape.heads,
-            "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
-            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, **ends,
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "torch_dtype": "float32",
+            "vocab_size": len(vocabulary),
+            "max_position_embeddings": shape.context,
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.feed_forward,
+            "hidden_act": "silu",
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "head_dim": shape.hidden // shape.heads,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": False,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            **ends,
         },
         "generation_config.json": {"do_sample": True, **ends},
         "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": shape.context,
-            "bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|eos|>",
-            "additional_special_tokens": list(SPECIALS[2:]), "add_bos_token": False,
-            "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": shape.context,
+            "bos_token": "<|bos|>",
+            "eos_token": "<|eos|>",
+            "pad_token": "<|eos|>",
+            "additional_special_tokens": list(SPECIALS[2:]),
+            "add_bos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": CHAT_TEMPLATE,
         },
     }
     for name, content in files.items():
@@ -152,10 +170,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="490 MB, visibly loading: --hidden 1024 --feed-forward 4096 --layers 8 --heads 16 --kv-heads 4",
     )
     parser.add_argument("target", type=Path)
-    for name, default in {"vocabulary": 384, "hidden": 64, "layers": 2, "heads": 2, "kv-heads": 1,
-                          "feed-forward": 128, "context": 65536, "seed": 0}.items():
+    for name, default in {
+        "vocabulary": 384,
+        "hidden": 64,
+        "layers": 2,
+        "heads": 2,
+        "kv-heads": 1,
+        "feed-forward": 128,
+        "context": 65536,
+        "seed": 0,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--end-bias", type=float, default=NEVER, help="logit bias of the end of text; 0: as likely as any")
+    parser.add_argument(
+        "--end-bias", type=float, default=NEVER, help="logit bias of the end of text; 0: as likely as any"
+    )
     options = vars(parser.parse_args(arguments))
     target: Path = options.pop("target")
     shape = Shape(**options)
