@@ -71,7 +71,7 @@ async def _daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
     check_parser()
     clock = SystemClock()
     notifier = Notifier(environ)
-    path = source.find_file(options.file, environ)
+    path = source.find_file(options.file, environ).absolute()
     overrides = dict(environ) | _overrides(options)
     folder = await StateFolder.take(state_dir(options.state_dir, environ), clock=clock)
     try:

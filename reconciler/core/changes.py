@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from reconciler.core.spec import InstanceSpec
 
 MASK = "(hidden)"
-_SECRET = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
+_SECRET = re.compile(r"(?:^|[._-])(?:api_?key|key|token|secret|password|passphrase|credentials?)$", re.IGNORECASE)
+"""Names that end in a word for a secret: ``hf_token`` and ``api-key``, not ``max_tokens`` or ``token_delay_ms``."""
 _LONGEST_VALUE = 60
 """Characters of a value that are shown; an option's value is mostly a number or a name."""
 
