@@ -110,9 +110,11 @@ class Executor:
         by_instance: dict[str, list[Action]] = {}
         for action in plan.actions:
             by_instance.setdefault(instance_of(action), []).append(action)
-        for name in [name for name in self._tries if name not in by_instance and name not in self._busy]:
-            del self._tries[name]  # nothing is wanted of it any more: whatever failed is over
-            self._faults.pop(name, None)
+        wanted = by_instance.keys() | self._busy.keys()
+        for name in self._tries.keys() - wanted:
+            del self._tries[name]
+        for name in self._faults.keys() - wanted - {wait.instance for wait in plan.waits}:
+            del self._faults[name]  # nothing is to be done for it any more: whatever failed is over
         begun = [
             self._begin(name, tuple(actions), facts, orders)
             for name, actions in by_instance.items()

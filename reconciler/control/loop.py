@@ -16,7 +16,7 @@ from reconciler.control.execute import Executor, Orders
 from reconciler.control.histories import Histories
 from reconciler.control.keeper import Accepted, Keeper
 from reconciler.control.leases import Leases
-from reconciler.control.memory import Memory
+from reconciler.control.memory import Credit, Memory
 from reconciler.control.probes import Asked, Probes
 from reconciler.control.publish import Snapshot
 from reconciler.core import history as step
@@ -33,9 +33,8 @@ log = logging.getLogger("llamactl.loop")
 LONGEST_SLEEP_S = 5.0
 """The loop looks at least this often, seconds, whatever it was told."""
 QUICK_PASSES = 20
-"""Passes in a row that may follow each other at once: longer than any chain of causes, so that only a defect or a storm reaches it."""
-PASS_SPACING_S = 0.02
-"""Pause between passes beyond those, seconds: a storm of events costs at most fifty passes a second."""
+PASSES_PER_S = 50.0
+"""Passes that may follow each other at once (longer than any chain of causes), and how many a second a storm of events may cost."""
 SHORTEST_REST_S = 0.005
 """Shortest pause before a deadline, seconds: a deadline that has passed without an action must not make the loop spin."""
 DEFECT_PAUSE_S = 1.0
@@ -69,7 +68,7 @@ class Loop:
         self._memory = Memory()
         self._phases: dict[str, str] = {}
         self._ending = False
-        self._quick_passes = 0
+        self._credit = Credit(parts.clock, most=QUICK_PASSES, per_second=PASSES_PER_S)
         self._begun = 0
         self._ended = 0
         self.passes = 0
@@ -265,8 +264,10 @@ class Loop:
         health = self._parts.probes.health(facts.handle.token)
         now = self._parts.clock.monotonic()
         if health.ready and facts.ready_since is None:
-            self._memory.ready_at.setdefault(facts.handle.token, now)
+            self._memory.ready_at.setdefault(facts.handle.token, now)  # counts already, noted or not
             self._executor.note_ready(facts.handle)
+        elif facts.ready_since is not None:
+            self._memory.ready_at.pop(facts.handle.token, None)
         history = self._parts.histories.get(one.name)
         if health.ready and facts.revision == one.revision and one.launch is not None:
             history = step.after_ready(history, one.launch)
@@ -330,11 +331,8 @@ class Loop:
 
     async def _rest(self, plan: Plan, *, acted: bool) -> None:
         """Until something happens or the next deadline; a pass that did something is followed by another at once."""
-        self._quick_passes = self._quick_passes + 1 if acted or self._wake.is_set() else 0
-        if self._quick_passes > QUICK_PASSES:
-            await self._parts.clock.sleep(PASS_SPACING_S)
+        await self._credit.spend()
         if acted:
-            await asyncio.sleep(0)
             return
         held = self._parts.keeper.held
         ends = (plan.wake_at, held.until if held is not None else None, self._executor.next_try())

@@ -13,6 +13,7 @@ from reconciler.core.contracts import Backend, Handle, Probe, ReplicaFacts
 from reconciler.core.desired import Desired
 from reconciler.core.observed import History, Replica
 from reconciler.core.spec import InstanceSpec, StopSpec
+from reconciler.host.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,24 @@ class Questions:
     backend: Backend
     readiness: Probe
     liveness: Probe
+
+
+class Credit:
+    """What may be spent at once, earned again as time passes."""
+
+    def __init__(self, clock: Clock, *, most: float, per_second: float) -> None:
+        self._clock = clock
+        self._most = most
+        self._per_second = per_second
+        self._left = most
+        self._at = clock.monotonic()
+
+    async def spend(self) -> None:
+        """Use up one; wait for it to be earned when nothing is left."""
+        now = self._clock.monotonic()
+        self._left = min(self._most, self._left + (now - self._at) * self._per_second) - 1
+        self._at = now
+        await self._clock.sleep(max(0.0, -self._left) / self._per_second)
 
 
 class Memory:

@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from reconciler.core.contracts import Backend, Endpoint, Probe, Verdict
 from reconciler.core.observed import Health
 from reconciler.core.spec import ProbeSpec
 from reconciler.host.clock import Clock
-from reconciler.host.probe import Answer, Prober
+from reconciler.host.probe import Answer
 
 log = logging.getLogger("llamactl.probes")
 
@@ -24,6 +25,14 @@ SLOWEST_LOOK_S = 1.0
 """Longest pause between questions to a starting replica: a 20 minute load is noticed within a second of its end."""
 SLOWER_BY = 1.3
 """Growth of the pause between questions to a starting replica."""
+
+
+class Asker(Protocol):
+    """Asks one question; the host's ``Prober``, or a scripted one."""
+
+    async def ask(self, endpoint: Endpoint, probe: Probe, *, deadline: float) -> Answer:
+        """The answer, at the latest after ``deadline`` seconds; never raises for anything the network does."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +52,7 @@ class Asked:
 class Probes:
     """The set of probe tasks; :meth:`follow` makes it match what is given."""
 
-    def __init__(self, prober: Prober, clock: Clock, *, progress_at: Callable[[str], float | None]) -> None:
+    def __init__(self, prober: Asker, clock: Clock, *, progress_at: Callable[[str], float | None]) -> None:
         self._prober = prober
         self._clock = clock
         self._progress_at = progress_at
