@@ -30,6 +30,7 @@ from reconciler.core.spec import AuthSpec, BackendsSpec, Fleet, InstanceSpec, Se
 OVERRIDES: Mapping[str, tuple[str, str]] = {
     "LLAMACTL_HOST": ("server", "host"),
     "LLAMACTL_PORT": ("server", "port"),
+    "LLAMACTL_ORPHAN_TTL": ("server", "orphan_ttl"),
     "LLAMACTL_LLAMA_EXECUTABLE": ("backends", "llama_executable"),
     "LLAMACTL_MLX_LM_EXECUTABLE": ("backends", "mlx_lm_executable"),
     "LLAMACTL_VLLM_EXECUTABLE": ("backends", "vllm_executable"),

@@ -305,7 +305,8 @@ def test_external_verdicts() -> None:
     assert [judge(status, b"") for status in (200, 404, 429)] == [Verdict.READY] * 3
     assert judge(401, b"") is Verdict.FAILED
     assert judge(502, b"") is Verdict.LOADING
-    assert backend("external").readiness(spec("external")).path == "/v1/models"
+    probe = backend("external").readiness(spec("external"))
+    assert (probe.path, probe.otherwise) == ("/health", "/v1/models")
 
 
 def test_nothing_of_a_started_server_fits_an_external_one() -> None:

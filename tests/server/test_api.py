@@ -27,7 +27,7 @@ TINY: dict[str, object] = {"name": "tiny", "phase": "ready", "ready": True, "res
 
 
 def control(**fields: object) -> FakeControl:
-    return FakeControl(routes(), instances={"tiny": dict(TINY)}, **fields)  # type: ignore[arg-type]
+    return FakeControl(routes(), instances={"tiny": dict(TINY)}, **fields)  # type: ignore[arg-type]  # fields by name
 
 
 async def test_health_answers_and_readiness_names_what_is_not_ready() -> None:
