@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Collection
 
 from aiohttp import http_parser, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from reconciler.core.errors import Terminal
 from reconciler.proxy.auth import Authorizer
@@ -27,6 +29,23 @@ MAX_HEADERS = 64
 """Header lines of a request; with :data:`MAX_FIELD`, an unfinished head holds 768 kB at most."""
 
 _INSTANCE = "/api/v1/instances/{name}"
+
+
+class _BadRequestsQuietly(logging.Filter):
+    """aiohttp reports every malformed request with a traceback that quotes the line, which anyone can cause and which may hold a key."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        record.msg, record.args = "a request was not acceptable HTTP: %s", (type(error).__name__,)
+        record.exc_info = record.exc_text = None
+        return logger.isEnabledFor(logging.DEBUG)
+
+
+logger = logging.getLogger(__name__)
+logger.addFilter(_BadRequestsQuietly())
 
 
 def check_parser() -> None:
@@ -116,6 +135,7 @@ def make_runner(app: web.Application, *, keepalive_timeout: float = KEEPALIVE_S)
         app,
         handle_signals=False,
         access_log=None,
+        logger=logger,
         keepalive_timeout=keepalive_timeout,
         shutdown_timeout=SHUTDOWN_S,
         handler_cancellation=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 
 import psutil
 import pytest
@@ -294,6 +295,19 @@ async def test_many_unfinished_heads_at_the_limit_are_bounded() -> None:
 async def test_answers_tell_no_versions() -> None:
     async with serving(FakeControl()) as server:
         assert (await server.request("GET", "/health")).headers["server"] == "llamactl"
+
+
+async def test_malformed_requests_fill_no_log_and_leave_no_key_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(FakeControl()) as server:
+        for level in (logging.INFO, logging.DEBUG):
+            caplog.set_level(level)
+            async with server.connected() as client:
+                await client.send(GET + b"Authorization : Bearer the-secret-key\x00\r\n\r\n")
+                assert (await client.answer()).status == 400
+            if level == logging.INFO:
+                assert not [record for record in caplog.records if record.name.startswith(("aiohttp", "reconciler"))]
+    assert "the-secret-key" not in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_the_loose_parser_is_not_served_on(monkeypatch: pytest.MonkeyPatch) -> None:
