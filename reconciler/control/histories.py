@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from reconciler.control.threads import whole
 from reconciler.core.contracts import ExitRecord, Launch
 from reconciler.core.observed import Failures, History
 from reconciler.host import store
@@ -76,18 +77,18 @@ class Histories:
     async def save(self, name: str | None = None) -> None:
         """Write what changed, of one instance or of all, in a thread. What cannot be written is said in status and tried again."""
         async with self._writing:
+            failed = False
             for one in sorted(self._unsaved if name is None else self._unsaved & {name}):
                 history = self._known.get(one)
-                self._unsaved.discard(one)
                 try:
-                    await asyncio.to_thread(self._write, one, history)
+                    await whole(self._write, one, history)
                 except OSError as error:
-                    self._unsaved.add(one)
+                    failed = True
                     self._failed(f"cannot write {self._folder / one}.json: {error.strerror or error}")
-                    return  # the others would fail the same way
-                except asyncio.CancelledError:
-                    self._unsaved.add(one)
-                    raise
+                    continue
+                if self._known.get(one) is history:
+                    self._unsaved.discard(one)
+            if not failed and not self._unsaved:
                 self.write_error = None
 
     def _failed(self, why: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from reconciler.config.load import load
 from reconciler.config.source import Source, SourceFile
+from reconciler.control.threads import whole
 from reconciler.core.contracts import Backend
 from reconciler.core.desired import Desired, Mode, expand
 from reconciler.core.errors import Problem, Rejected
@@ -181,7 +182,7 @@ class Keeper:
             if latest is None:
                 return
             try:
-                await asyncio.to_thread(self._write, *latest)
+                await whole(self._write, *latest)
             except OSError as error:
                 why = f"cannot write to {self._folder}: {error.strerror or error}"
                 if self.write_error is None:
