@@ -137,6 +137,15 @@ async def test_the_clients_secrets_stay_here_and_the_backends_key_is_added() -> 
         assert seen.headers["authorization"] == "Bearer backend-secret"
 
 
+async def test_a_backend_without_a_key_is_sent_none() -> None:
+    async with upstream() as backend:
+        control = FakeControl(routes(route("tiny", target(backend.port)), **KEYS))  # type: ignore[arg-type]  # keys only
+        async with serving(control) as server:
+            for key in (INFERENCE_KEY, MANAGEMENT_KEY):
+                assert (await server.chat("tiny", key=key)).status == 200
+    assert not [seen for seen in backend.seen if "authorization" in seen.headers]
+
+
 async def test_hop_by_hop_headers_and_forged_addresses_end_here() -> None:
     async with proxied() as (backend, server):
         await server.request(

@@ -69,18 +69,19 @@ async def test_where_waiting_is_vain_the_answer_is_503_at_once_with_reason_and_t
 
 
 async def test_a_failure_while_waiting_ends_the_wait() -> None:
-    control = FakeControl(routes(route("tiny", phase=Phase.STARTING)))
+    control = FakeControl(routes(route("tiny", phase=Phase.STARTING, start_wait=300.0)))
     async with serving(control) as server:
         asking = asyncio.ensure_future(server.chat("tiny"))
         await until_waiting(server, 1)
         control.publish(routes(route("tiny", phase=Phase.BACKOFF, reason="exit 1")))
         answer = await asking
         assert (answer.status, answer.json()["error"]["message"]) == (503, "exit 1")
-        gone = asyncio.ensure_future(server.chat("tiny"))
-        control.publish(routes(route("tiny")))
-        await until_waiting(server, 1) if not gone.done() else None
+        control.publish(routes(route("tiny", start_wait=300.0)))
+        asking = asyncio.ensure_future(server.chat("tiny"))
+        await until_waiting(server, 1)
         control.publish(routes())
-        assert (await gone).status in (404, 503)
+        removed = await asking
+        assert (removed.status, removed.json()["error"]["code"]) == (404, "model_not_found")
 
 
 async def test_the_wait_has_an_end() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -96,12 +96,11 @@ async def test_a_quiet_stream_shows_that_it_lives_and_loses_nothing(monkeypatch:
 
 async def test_a_shutdown_does_not_wait_for_readers() -> None:
     control = FakeControl(routes(), log_files={"tiny": []})
-    async with asyncio.timeout(5):
-        async with serving(control) as server, server.connected() as one, server.connected() as two:
-            await one.send(encoded("GET", "/api/v1/events"))
-            await two.send(encoded("GET", "/api/v1/instances/tiny/logs?follow=1"))
-            for client in (one, two):
-                assert b"200" in await client.reader.readuntil(b"\r\n\r\n")
+    async with AsyncExitStack() as readers, asyncio.timeout(5), serving(control) as server:
+        for path in ("/api/v1/events", "/api/v1/instances/tiny/logs?follow=1"):
+            client = await readers.enter_async_context(server.connected())  # stays until the server is gone
+            await client.send(encoded("GET", path))
+            assert b"200" in await client.reader.readuntil(b"\r\n\r\n")
 
 
 class Logs:
