@@ -308,8 +308,9 @@ class Loop:
         desired = snapshot.accepted.desired
         known = desired.keys() | {one.facts.handle.instance for one in alive}
         histories = self._parts.histories
-        for name in [name for name in histories.all() if name not in known]:
-            histories.drop(name)
+        if not self._ending:  # what is ended now may be declared again by the next daemon
+            for name in [name for name in histories.all() if name not in known]:
+                histories.drop(name)
         self._memory.keep(desired, alive, histories.all())
         idling = {name for name, one in desired.items() if one.mode is Mode.ON_DEMAND and one.spec.idle_timeout}
         awaited = [
@@ -356,8 +357,9 @@ class Loop:
             await self._to_save.wait()
             self._to_save.clear()
             await self._save()
-            if self._parts.keeper.unsaved or self._parts.histories.unsaved:
+            if self._parts.keeper.write_error is not None or self._parts.histories.write_error is not None:
                 await self._parts.clock.sleep(SAVE_AGAIN_S)
+            if self._parts.keeper.unsaved or self._parts.histories.unsaved:
                 self._to_save.set()
 
     async def _save(self) -> None:

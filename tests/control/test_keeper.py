@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from reconciler.control.keeper import HOLD_S, LAST_GOOD_NAME, RECORD_NAME
 from reconciler.core.errors import Conflict, Rejected
-from tests.control.rooms import Daemon, Room, declare
+from tests.control.rooms import LOADING, Daemon, Room, declare
 
 MANY = {f"n{number:02}": {"size": number} for number in range(61)}
 
@@ -252,8 +253,6 @@ async def test_a_full_disk_is_shown_touches_nothing_and_heals(tmp_path: Path, mo
 
 
 async def test_a_slow_disk_delays_neither_passes_nor_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     from reconciler.host import store
 
     room = Room(tmp_path, declare(a={"size": 1}))
@@ -272,6 +271,45 @@ async def test_a_slow_disk_delays_neither_passes_nor_answers(tmp_path: Path, mon
         finally:
             go.set()
         await daemon.ready("a")
+
+
+async def test_what_changes_while_it_is_written_is_written_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reconciler.host import store
+
+    room = Room(tmp_path, declare(a={}))
+    room.answers.moods["a"] = LOADING
+    real, go, writing = store.write_json, threading.Event(), threading.Event()
+
+    def write(path: Path, value: dict[str, object], mode: int = 0o600) -> None:
+        if path.name == "a.json":
+            writing.set()
+            go.wait(10)
+        real(path, value, mode)
+
+    monkeypatch.setattr(store, "write_json", write)
+    async with room.daemon() as daemon:
+        try:
+            await daemon.until(writing.is_set, "the start is being written")
+            del room.answers.moods["a"]
+            await daemon.until(lambda: daemon.of("a")["ready"], "ready, meanwhile")
+        finally:
+            go.set()
+        before = daemon.clock.monotonic()
+        await daemon.until(lambda: not daemon.parts.histories.unsaved, "all is written", step=0.0)
+        assert daemon.clock.monotonic() == before
+        assert json.loads((room.state / "history" / "a.json").read_bytes())["good"] is not None
+
+
+async def test_a_down_keeps_what_the_next_up_wants_to_know(tmp_path: Path) -> None:
+    room = Room(tmp_path, declare(a={}))
+    async with room.daemon() as daemon:
+        await daemon.ready("a")
+        (one,) = daemon.runtime.living("a")
+        daemon.controller.begin_down()
+        await daemon.until(daemon.loop_task.done, "all is down")
+    assert json.loads((room.state / "history" / "a.json").read_bytes())["port"] == one.port
 
 
 async def test_the_books_are_private(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.contracts import Handle, ReplicaFacts, StartOrder
-from reconciler.core.errors import Conflict, Missing, Transient
-from tests.control.rooms import HOPELESS, LOADING, NONSENSE, SILENT, Daemon, Room, declare
+from reconciler.core.errors import Conflict, Missing
+from tests.control.rooms import HOPELESS, LOADING, SILENT, Daemon, Room, declare
 from tests.runtimes.fake import FakeRuntime, Script
 
 
@@ -126,12 +126,6 @@ async def test_a_replica_that_answers_no_probe_is_replaced_but_not_one_that_send
         assert any("no good answer to 3 liveness probes" in line for line in daemon.told("action"))
 
 
-class Broken(FakeRuntime):
-    """A runtime with a defect, or that hangs, for one instance."""
-
-    bad_verb = ""
-
-
 @pytest.mark.parametrize("verb", ["start", "stop", "forget"])
 async def test_a_defect_in_a_runtime_call_is_shown_and_holds_up_only_its_own_instance(
     tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
@@ -165,88 +159,6 @@ async def test_a_defect_in_a_runtime_call_is_shown_and_holds_up_only_its_own_ins
             assert daemon.of("a")["restarts"] == 0, "an end that cannot be forgotten is counted once"
         broken.clear()
         await daemon.until(lambda: daemon.settled("a") and daemon.of("a")["fault"] is None, "all is well again")
-
-
-async def test_a_call_that_hangs_holds_up_only_its_own_instance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import asyncio
-
-    room = Room(tmp_path, declare(a={"size": 1}, b={"size": 1}))
-    real, open_again = FakeRuntime.stop, asyncio.Event()
-
-    async def hanging(self: FakeRuntime, handle: Handle, *, asked: str) -> None:
-        if handle.instance == "a":
-            await open_again.wait()
-        await real(self, handle, asked=asked)
-
-    monkeypatch.setattr(FakeRuntime, "stop", hanging)
-    async with room.daemon() as daemon:
-        await daemon.ready("a", "b")
-        await daemon.save(declare(a={"size": 2}, b={"size": 2}))
-        await daemon.ready("b")
-        assert daemon.serials("a") == [1, 2]
-        await daemon.save(declare(a={"size": 2}, b={"size": 3}))
-        await daemon.ready("b")
-        open_again.set()
-        await daemon.ready("a")
-        assert daemon.serials("a") == [2]
-
-
-async def test_readiness_that_cannot_be_noted_with_the_replica_is_no_reason_to_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = Room(tmp_path, declare(a={}, b={}))
-    real = FakeRuntime.note_ready
-    refusing = True
-
-    async def note(self: FakeRuntime, handle: Handle, at: float) -> None:
-        if refusing and handle.instance == "a":
-            raise Transient("its supervisor does not answer")
-        await real(self, handle, at)
-
-    monkeypatch.setattr(FakeRuntime, "note_ready", note)
-    async with room.daemon() as daemon:
-        await daemon.ready("a", "b")
-        (serving,) = daemon.runtime.living("a")
-        with daemon.parts.leases.hold("a", serving.handle.token):
-            await daemon.save(declare(b={}))
-            await daemon.let_pass(3)
-            assert daemon.phase("a") == "draining", "it served: its requests may finish"
-        await daemon.until(lambda: daemon.phase("a") == "gone", "a is gone")
-        refusing = False
-
-
-async def test_a_defect_in_a_pass_does_not_end_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room(tmp_path, declare(a={"size": 1}))
-    async with room.daemon() as daemon:
-        await daemon.ready("a")
-        real, broken = daemon.parts.leases.keep, [True]
-
-        def keep(**given: object) -> None:
-            if broken:
-                raise ZeroDivisionError("a defect")
-            real(**given)  # type: ignore[arg-type]  # passed on as given
-
-        monkeypatch.setattr(daemon.parts.leases, "keep", keep)
-        await daemon.save(declare(a={"size": 2}))
-        await daemon.let_pass(5, step=0.5)
-        assert not daemon.loop_task.done()
-        broken.clear()
-        await daemon.ready("a")
-        assert daemon.serials("a") == [2]
-
-
-async def test_a_defect_in_a_probe_is_shown_and_the_target_asked_again(tmp_path: Path) -> None:
-    room = Room(tmp_path, declare(a={}, b={}))
-    room.answers.moods["a"] = NONSENSE
-    async with room.daemon() as daemon:
-        await daemon.ready("b")
-        await daemon.let_pass(3)
-        assert daemon.phase("a") == "starting"
-        del room.answers.moods["a"]
-        await daemon.ready("a")
-        assert daemon.serials("a") == [1]
 
 
 async def test_adopted_replicas_keep_serving_and_nothing_is_started(tmp_path: Path) -> None:
@@ -392,131 +304,6 @@ async def test_a_change_back_before_the_new_one_is_ready_leaves_the_old_one_alon
         await daemon.save(declare(a={"size": 1}))
         await daemon.ready("a")
         assert daemon.serials("a") == [1]
-
-
-async def test_removal_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
-    room = Room(tmp_path, declare(a={}, b={}), scripts={"a": Script(obeys_stop_after=None)})
-    room.answers.moods["a"] = LOADING
-    async with room.daemon() as daemon:
-        await daemon.until(lambda: daemon.phase("a") == "starting", "a starts")
-        await daemon.save(declare(b={}))
-        await daemon.until(lambda: daemon.phase("a") == "gone", "a is gone")
-        assert ("kill", "a#1") in daemon.runtime.calls
-        await daemon.until(lambda: not daemon.parts.histories.unsaved, "the books are written")
-        assert not (room.state / "history" / "a.json").exists()
-
-
-async def test_a_name_removed_and_added_again_starts_afresh_after_what_is_left(tmp_path: Path) -> None:
-    room = Room(tmp_path, declare(a={}, b={}))
-    async with room.daemon() as daemon:
-        await daemon.ready("a", "b")
-        (old,) = daemon.runtime.living("a")
-        with daemon.parts.leases.hold("a", old.handle.token):
-            await daemon.save(declare(b={}))
-            await daemon.until(lambda: daemon.phase("a") == "draining", "it drains")
-            assert daemon.of("a")["state"] == "removed"
-            await daemon.save(declare(a={}, b={}))
-            await daemon.until(lambda: daemon.of("a")["state"] == "running", "it is declared again")
-            assert daemon.phase("a") == "draining", "the memory of the old one is not free yet"
-            assert daemon.of("a")["generation"] == 3
-            assert daemon.of("a")["observed_generation"] < 3
-        await daemon.ready("a")
-        assert daemon.serials("a") == [2]
-
-
-async def test_a_name_that_was_gone_never_reuses_a_serial(tmp_path: Path) -> None:
-    room = Room(tmp_path, declare(a={}, b={}))
-    async with room.daemon() as daemon:
-        await daemon.ready("a", "b")
-        await daemon.save(declare(b={}))
-        await daemon.until(lambda: daemon.phase("a") == "gone", "a is gone")
-        assert "a" not in daemon.parts.histories.all()
-        await daemon.save(declare(a={}, b={}))
-        await daemon.ready("a")
-        assert daemon.serials("a") == [2], "its logs lie under serial 1"
-        assert daemon.of("a")["restarts"] == 0
-
-
-async def test_a_serial_that_is_taken_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room(tmp_path, declare(a={}))
-    real = FakeRuntime.start
-
-    async def start(self: FakeRuntime, order: StartOrder) -> ReplicaFacts:
-        if order.handle.serial < 3:
-            raise Conflict("cannot start: it exists already")
-        return await real(self, order)
-
-    monkeypatch.setattr(FakeRuntime, "start", start)
-    async with room.daemon() as daemon:
-        await daemon.ready("a")
-        assert daemon.serials("a") == [3]
-        assert daemon.of("a")["restarts"] == 0
-
-
-async def test_what_is_gone_leaves_nothing_in_memory(tmp_path: Path) -> None:
-    room = Room(tmp_path, declare(keep={}))
-    async with room.daemon() as daemon:
-        await daemon.ready("keep")
-        for turn in range(3):
-            name = f"n{turn}"
-            await daemon.save(declare(keep={}, **{name: {"size": turn}}))
-            await daemon.ready(name)
-            (one,) = daemon.runtime.living(name)
-            with daemon.parts.leases.hold(name, one.handle.token) as lease:
-                lease.progress()
-            lease.progress()
-            await daemon.save(declare(keep={}, **{name: {"size": turn + 10}}))
-            await daemon.ready(name)
-        await daemon.save(declare(keep={}))
-        await daemon.until(lambda: len(daemon.status()["instances"]) == 1, "only one is left")
-        await daemon.let_pass(6, step=1)
-        loop, leases, probes = daemon.controller.loop, daemon.parts.leases, daemon.parts.probes
-        memory = loop._memory
-        books = (memory.draining, memory.ready_at, memory.stops, memory._questions, memory._changed_from)
-        assert [len(book) for book in books] == [0, 0, 1, 1, 0]
-        assert [len(book) for book in (leases._uses, leases._by_target, leases._progress)] == [0, 0, 0]
-        assert [len(book) for book in (probes._tasks, probes._health)] == [1, 1]
-        executor = loop._executor
-        assert not executor._busy
-        assert not executor._noting
-        assert not executor._tries
-        assert not executor._counted
-        assert list(daemon.parts.histories.all()) == ["keep"]
-
-
-async def test_a_storm_of_requests_does_not_make_the_loop_spin(tmp_path: Path) -> None:
-    room = Room(tmp_path, declare(a={}))
-    async with room.daemon() as daemon:
-        await daemon.ready("a")
-        (one,) = daemon.runtime.living("a")
-        await daemon.let_pass(1)
-        passes = daemon.controller.loop.passes
-        for _ in range(500):
-            with daemon.parts.leases.hold("a", one.handle.token):
-                await daemon.clock.settle(1)
-        assert daemon.controller.loop.passes == passes
-
-
-async def test_a_storm_of_events_costs_a_bounded_number_of_passes(tmp_path: Path) -> None:
-    room = Room(tmp_path, declare(a={}))
-    async with room.daemon() as daemon:
-        await daemon.ready("a")
-        await daemon.let_pass(1)
-        passes = daemon.controller.loop.passes
-        for _ in range(300):
-            daemon.controller.loop.wake()
-            await daemon.clock.settle(3)
-        spent = daemon.controller.loop.passes - passes
-        assert spent <= 22, f"{spent} passes while no time went by"
-
-
-async def test_an_idle_loop_rests(tmp_path: Path) -> None:
-    room = Room(tmp_path, declare(a={}, b={"state": "on_demand", "idle_timeout": "60s"}))
-    async with room.daemon() as daemon:
-        await daemon.ready("a")
-        passes = daemon.controller.loop.passes
-        await daemon.let_pass(300, step=1)
-        assert daemon.controller.loop.passes - passes <= 70
 
 
 async def test_restart_replaces_by_the_update_strategy_and_answers_only_for_what_can_run(tmp_path: Path) -> None:
