@@ -143,10 +143,13 @@ class Probes:
         self._set(asked.key, replace(before, hopeless=hopeless, message=message))
         return False
 
+    def _is_alive(self, asked: Asked, status: int, body: bytes) -> bool:
+        return status < 400 or asked.backend.judge(status, body) is Verdict.READY
+
     async def _ask_liveness(self, asked: Asked) -> None:
         answer = await self._prober.ask(asked.endpoint, asked.liveness, deadline=asked.policy.timeout)
         before = self.health(asked.key)
-        if answer.status is not None and answer.status < 400:
+        if answer.status is not None and self._is_alive(asked, answer.status, answer.body):
             self._set(asked.key, Health(ready=True, message=_message(answer)))
             return
         progress = self._progress_at(asked.key)

@@ -81,7 +81,9 @@ class Situation:
 
     @property
     def settled(self) -> bool:
-        """Nothing more follows from the present declaration."""
+        """Nothing more follows from the present declaration; what only answers elsewhere is settled by being declared."""
+        if self.desired is not None and self.desired.launch is None:
+            return True
         return self.up_to_date and (self.ready or (self.idle and not self.live))
 
     def waits_for(self, what: WaitFor) -> bool:

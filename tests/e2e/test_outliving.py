@@ -110,3 +110,22 @@ def test_a_daemon_starts_with_the_last_good_file_when_the_file_is_broken(daemon:
     config = status(daemon)["config"]
     assert config["valid"] is False
     assert json.dumps(config["problems"])
+
+
+def test_a_short_file_found_at_a_start_is_held_as_it_would_be_later(daemon: Daemon) -> None:
+    write(daemon, *(simulated(name) for name in ("one", "two", "three")))
+    daemon.up()
+    ready(daemon, "one", "two", "three")
+    before = pids(daemon)
+    assert daemon.process is not None
+    daemon.process.kill()
+    daemon.process.wait(10)
+    whole = daemon.file.read_text(encoding="utf-8")
+    write(daemon, simulated("one"))
+    daemon.up()
+    held = status(daemon)["config"]["held"]
+    assert held["removes"] == ["three", "two"]
+    assert pids(daemon) == before
+    daemon.file.write_text(whole, encoding="utf-8")
+    daemon.until(lambda: status(daemon)["config"]["held"] is None, what="the hold to be over", deadline_s=20)
+    assert pids(daemon) == before
