@@ -12,7 +12,7 @@ from reconciler.control.keeper import Accepted
 from reconciler.control.leases import Leases
 from reconciler.control.routes import Route, Routes, Target
 from reconciler.core.conditions import Condition, Situation, conditions, phase
-from reconciler.core.contracts import ASKED_FAILED, ExitRecord
+from reconciler.core.contracts import ASKED_FAILED, ASKED_TIMEOUT, ExitRecord
 from reconciler.core.desired import Desired, Mode
 from reconciler.core.errors import Problem
 from reconciler.core.lifecycle import Phase, describe_exit, phase_of
@@ -161,7 +161,7 @@ def exit_json(record: ExitRecord | None) -> dict[str, object] | None:
     if record is None:
         return None
     reason = describe_exit(record)
-    if record.asked == ASKED_FAILED:
+    if record.asked in (ASKED_FAILED, ASKED_TIMEOUT):
         reason = f"ended by us because it was not healthy ({reason})"
     elif record.asked is not None:
         reason = f"ended on request ({reason})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reconciler.core.contracts import ProcessState
 from reconciler.core.desired import Desired, Mode
-from reconciler.core.lifecycle import Phase, describe_exit, exhausted, phase_of
+from reconciler.core.lifecycle import Phase, describe_exit, exhausted, given_up, phase_of
 from reconciler.core.observed import Health, History, Replica
 from reconciler.core.plan import Wait, WaitFor
 
@@ -163,8 +163,9 @@ def _stalled(situation: Situation) -> Condition:
     if failures is None or (situation.ready and situation.up_to_date):
         return fine
     why = exhausted(failures, desired.spec.restart)
-    if why is None and failures.count >= desired.spec.update.attempts:
-        why = f"{failures.count} starts of revision {desired.revision} failed in a row"
+    if why is None:
+        tried = given_up(failures, desired.spec.update.attempts)
+        why = f"revision {desired.revision}: {tried}" if tried is not None else None
     if why is None:
         return fine
     return Condition(

@@ -217,7 +217,9 @@ class ExitRecord:
 ASKED_STOP = "stop"
 """The declaration wanted it gone: not a failure."""
 ASKED_FAILED = "failed"
-"""We ended it because it did not become ready or stopped answering: a failure."""
+"""We ended it because it cannot become ready or stopped answering: a failure."""
+ASKED_TIMEOUT = "timeout"
+"""We ended it because it was not ready within ``start_timeout``: a failure, and reason enough to give its revision up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,6 +328,7 @@ class Runtime(Protocol):
 __all__ = [
     "ASKED_FAILED",
     "ASKED_STOP",
+    "ASKED_TIMEOUT",
     "Backend",
     "Endpoint",
     "ExitRecord",

@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from reconciler.core.contracts import ASKED_FAILED, ASKED_STOP, Launch, ProcessState
+from reconciler.core.contracts import ASKED_FAILED, ASKED_STOP, ASKED_TIMEOUT, ProcessState
 from reconciler.core.desired import Desired, Mode
-from reconciler.core.lifecycle import STARTING_GRACE_S, backoff_delay, describe_exit, exhausted, span, was_ready
-from reconciler.core.observed import Demand, Failures, History, Replica, World
+from reconciler.core.lifecycle import (
+    STARTING_GRACE_S,
+    backoff_delay,
+    describe_exit,
+    exhausted,
+    span,
+    was_ready,
+)
+from reconciler.core.observed import Replica, World
 from reconciler.core.plan import Action, Drain, Forget, Kill, Plan, Start, Stop, Wait, WaitFor
-from reconciler.core.spec import StopSpec
+from reconciler.core.view import View, idle_since, view_of
 
 LOOK_AGAIN_S = 1.0
 """How soon to look again at something that should change by itself without telling us, seconds."""
@@ -23,7 +30,7 @@ LOOK_AGAIN_S = 1.0
 def diff(desired: Mapping[str, Desired], world: World, *, now: float, max_parallel_replacements: int = 2) -> Plan:
     """Everything to do now. ``now`` is monotonic seconds; the same inputs in any order give the same plan."""
     names = sorted(set(desired) | {name for name, replicas in world.replicas.items() if replicas})
-    views = [_view(name, desired.get(name), world, now) for name in names]
+    views = [view_of(name, desired.get(name), world, now) for name in names]
     busy = sum(1 for view in views if view.replacement_under_way)
     actions: list[Action] = []
     waits: list[Wait] = []
@@ -38,146 +45,11 @@ def diff(desired: Mapping[str, Desired], world: World, *, now: float, max_parall
     return Plan(actions=tuple(actions), waits=tuple(waits))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """One instance with its replicas sorted into what they are to the plan."""
-
-    name: str
-    desired: Desired | None
-    history: History
-    demand: Demand
-    stop: StopSpec
-    now: float
-    want: int
-    why_not: str
-    """Why ``want`` is zero."""
-    target: Launch | None
-    target_revision: str
-    gave_up: str | None
-    """Set when the declared revision was given up and ``target`` is the last good one (or nothing more is tried)."""
-    replicas: tuple[Replica, ...]
-    current: tuple[Replica, ...]
-    """Running at the target revision."""
-    old: tuple[Replica, ...]
-    """Running at another revision, or from before a requested restart."""
-    cause: str
-
-    @property
-    def failures(self) -> Failures | None:
-        return self.history.failures.get(self.target_revision)
-
-    @property
-    def occupied(self) -> int:
-        """Replicas of which anything is left; they hold memory whatever their phase."""
-        return sum(1 for replica in self.replicas if replica.facts.state is not ProcessState.EXITED)
-
-    @property
-    def ready(self) -> int:
-        return sum(1 for replica in self.current if replica.health.ready)
-
-    @property
-    def leaving(self) -> bool:
-        """Something is draining or stopping."""
-        return any(
-            replica.facts.state is ProcessState.STOPPING
-            or (replica.facts.state is ProcessState.RUNNING and replica.draining_since is not None)
-            for replica in self.replicas
-        )
-
-    @property
-    def replacement_under_way(self) -> bool:
-        """Counts against ``max_parallel_replacements``: begun, not finished, not given up."""
-        if not self.want or self.gave_up is not None:
-            return False
-        if self.old:
-            return bool(self.current) or self.leaving or self.failures is not None
-        good = self.history.good_revision
-        return good is not None and good != self.target_revision and self.ready < self.want
-
-
-def _view(name: str, desired: Desired | None, world: World, now: float) -> _View:
-    replicas = tuple(sorted(world.replicas.get(name, ()), key=lambda replica: replica.facts.handle.serial))
-    history = world.history(name)
-    demand = world.demand.get(name, Demand())
-    target, gave_up = _target(desired, history)
-    revision = target.revision() if target is not None else ""
-    serving = [r for r in replicas if r.facts.state is ProcessState.RUNNING and r.draining_since is None]
-    restarted = history.restart_requested_at
-    current = tuple(
-        replica
-        for replica in serving
-        if replica.facts.revision == revision and (restarted is None or replica.facts.started_monotonic >= restarted)
-    )
-    want, why_not = _wanted(desired, demand, current, now)
-    old = tuple(replica for replica in serving if replica not in current)
-    again = any(replica.facts.revision == revision for replica in old)
-    cause = "restart requested" if again else world.causes.get(name, "its definition changed")
-    return _View(
-        name=name,
-        desired=desired,
-        history=history,
-        demand=demand,
-        stop=desired.spec.stop if desired is not None else world.stops.get(name, StopSpec()),
-        now=now,
-        want=want,
-        why_not=why_not,
-        target=target,
-        target_revision=revision,
-        gave_up=gave_up,
-        replicas=replicas,
-        current=current,
-        old=old,
-        cause=cause,
-    )
-
-
-def _target(desired: Desired | None, history: History) -> tuple[Launch | None, str | None]:
-    """The launch to converge to, and why it is not the declared one."""
-    if desired is None or desired.launch is None:
-        return None, None
-    failures = history.failures.get(desired.revision)
-    update = desired.spec.update
-    good = history.good
-    if failures is None or good is None or good.revision() == desired.revision or not update.rollback:
-        return desired.launch, None
-    if failures.count >= update.attempts or exhausted(failures, desired.spec.restart):
-        return good, f"revision {desired.revision} was given up after {failures.count} failed starts"
-    return desired.launch, None
-
-
-def _wanted(desired: Desired | None, demand: Demand, current: tuple[Replica, ...], now: float) -> tuple[int, str]:
-    """How many replicas, and why none."""
-    if desired is None:
-        return 0, "not declared any more"
-    if desired.launch is None:
-        return 0, "declared as external"
-    if desired.mode is Mode.DISABLED:
-        return 0, "enabled: false"
-    if desired.mode is Mode.ENDING:
-        return 0, "everything is being stopped"
-    if desired.mode is Mode.RUNNING:
-        return desired.replicas, ""
-    if demand.waiting or demand.in_flight:
-        return desired.replicas, ""
-    if not current:
-        return 0, "nobody asks for it"
-    idle = desired.spec.idle_timeout
-    starting = any(not replica.health.ready for replica in current)
-    if idle is None or starting or now < _idle_since(demand, current) + idle:
-        return desired.replicas, ""
-    return 0, f"idle for {span(idle)}"
-
-
-def _idle_since(demand: Demand, current: tuple[Replica, ...]) -> float:
-    ready = max((replica.facts.ready_since or replica.facts.started_monotonic for replica in current), default=0.0)
-    return max(ready, demand.last_end or 0.0)
-
-
 @dataclass(slots=True)
 class _InstancePlan:
     """Collects the steps of one instance; lives for one call of :func:`diff`."""
 
-    view: _View
+    view: View
     may_replace: bool
     actions: list[Action] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)
@@ -254,7 +126,7 @@ class _InstancePlan:
         if replica.health.hopeless is not None:
             self._stop(replica, ASKED_FAILED, f"will not become ready: {replica.health.hopeless}")
         elif self.view.now >= deadline:
-            self._stop(replica, ASKED_FAILED, f"not ready within start_timeout {span(desired.start_timeout)}")
+            self._stop(replica, ASKED_TIMEOUT, f"not ready within start_timeout {span(desired.start_timeout)}")
         else:
             self.wait(WaitFor.READY, f"until {replica.name} is ready", deadline)
 
@@ -317,9 +189,13 @@ class _InstancePlan:
     def _start_first(self) -> bool:
         """``auto`` starts the new one first unless both would need the same port."""
         assert self.view.desired is not None
+        return self.view.desired.spec.update.strategy != "stop_first" and self._contested_port() is None
+
+    def _contested_port(self) -> int | None:
+        """The pinned port that an old replica still has."""
         assert self.view.target is not None
-        pinned = self.view.target.port is not None
-        return self.view.desired.spec.update.strategy != "stop_first" and not pinned
+        pinned = self.view.target.port
+        return pinned if any(replica.facts.endpoint.port == pinned for replica in self.view.old) else None
 
     def _serving_old(self) -> list[Replica]:
         """Old replicas this pass has not ended, the ones to let go first in front."""
@@ -348,7 +224,9 @@ class _InstancePlan:
             return
         if self._start_allowed():
             self.began_replacement = True
-            self._drain(self._serving_old()[0], f"{view.cause}; stop-first")
+            port = self._contested_port()
+            why = f", both need port {port}" if port is not None else ""
+            self._drain(self._serving_old()[0], f"{view.cause}; stop-first{why}")
 
     def _start_allowed(self) -> bool:
         """Whether another start may be tried now; says why not."""
@@ -390,4 +268,4 @@ class _InstancePlan:
         idle = view.desired.spec.idle_timeout
         quiet = not view.demand.waiting and not view.demand.in_flight and view.ready == len(view.current)
         if view.desired.mode is Mode.ON_DEMAND and idle is not None and view.current and quiet:
-            self.wait(WaitFor.IDLE, f"stops when idle for {span(idle)}", _idle_since(view.demand, view.current) + idle)
+            self.wait(WaitFor.IDLE, f"stops when idle for {span(idle)}", idle_since(view.demand, view.current) + idle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.core.contracts import ASKED_STOP, ExitRecord, Launch, ReplicaFacts
+from reconciler.core.contracts import ASKED_STOP, ASKED_TIMEOUT, ExitRecord, Launch, ReplicaFacts
 from reconciler.core.observed import Failures, History, Replica
 
 KEPT_REVISIONS = 8
@@ -33,7 +33,8 @@ def after_end(history: History, facts: ReplicaFacts, now: float) -> History:
     if not is_failure(facts.exit):
         return replace(used, last_exit=facts.exit or used.last_exit)
     ended = facts.exit.monotonic if facts.exit is not None and 0.0 < facts.exit.monotonic <= now else now
-    return _count_failure(replace(used, last_exit=facts.exit), facts.revision, ended)
+    timed_out = facts.exit is not None and facts.exit.asked == ASKED_TIMEOUT
+    return _count_failure(replace(used, last_exit=facts.exit), facts.revision, ended, timed_out=timed_out)
 
 
 def after_ready(history: History, launch: Launch) -> History:
@@ -50,9 +51,10 @@ def after_health(history: History, replica: Replica, *, reset_after: float, now:
     return replace(history, failures={key: value for key, value in history.failures.items() if key != revision})
 
 
-def _count_failure(history: History, revision: str, at: float) -> History:
+def _count_failure(history: History, revision: str, at: float, *, timed_out: bool = False) -> History:
     before = history.failures.get(revision)
     failures = {key: value for key, value in history.failures.items() if key != revision}
-    failures[revision] = Failures(count=1 + (before.count if before else 0), last_at=at)
+    late = timed_out or (before is not None and before.timed_out)
+    failures[revision] = Failures(count=1 + (before.count if before else 0), last_at=at, timed_out=late)
     newest = dict(list(failures.items())[-KEPT_REVISIONS:])
     return replace(history, failures=newest, restarts=history.restarts + 1)

@@ -83,6 +83,13 @@ def exhausted(failures: Failures | None, restart: RestartSpec) -> str | None:
     return None
 
 
+def given_up(failures: Failures, attempts: int) -> str | None:
+    """Why a new revision is not tried any more while there is a good one, or None."""
+    if failures.timed_out:
+        return "it was not ready within start_timeout"
+    return f"{failures.count} starts failed" if failures.count >= attempts else None
+
+
 def describe_exit(record: ExitRecord | None) -> str:
     """How it ended, for people."""
     if record is None:

@@ -48,6 +48,8 @@ class Failures:
 
     count: int
     last_at: float
+    timed_out: bool = False
+    """One of them was not ready within ``start_timeout``: another try would only take as long again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from reconciler.core.contracts import ASKED_STOP, Endpoint, ExitRecord, Handle, 
 from reconciler.core.desired import Desired, Mode
 from reconciler.core.diff import diff
 from reconciler.core.history import after_end, after_failed_start, after_ready, after_start, is_failure
+from reconciler.core.lifecycle import given_up
 from reconciler.core.observed import Health, History, Replica, World
 from reconciler.core.plan import Action, Drain, Forget, Kill, Plan, Start, Stop
 from tests.core.worlds import declared, launch
@@ -152,7 +153,7 @@ class Fleet(RuleBasedStateMachine):
         allowed = {one.revision}
         history = self.history(name)
         failures = history.failures.get(one.revision)
-        if failures is not None and failures.count >= one.spec.update.attempts and history.good_revision:
+        if failures is not None and given_up(failures, one.spec.update.attempts) and history.good_revision:
             allowed = {history.good_revision}
         assert len(live) == one.replicas, (name, live)
         assert {replica.facts.revision for replica in live} <= allowed

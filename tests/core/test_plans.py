@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from reconciler.core.contracts import ProcessState
+from reconciler.core.contracts import ExitRecord, ProcessState
+from reconciler.core.history import after_end
 from reconciler.core.observed import Demand, Failures, Health, History
 from reconciler.core.plan import Kill, Start, Stop
 from reconciler.core.spec import StopSpec
@@ -162,7 +163,7 @@ def test_a_start_that_takes_too_long_is_ended_as_a_failure() -> None:
     planned = plan(declared("tiny", start_timeout="60s"), world=world(slow))
     assert lines(planned) == ["stop   tiny#1: not ready within start_timeout 1m"]
     assert planned.actions[0] == Stop(
-        handle=slow.facts.handle, asked="failed", cause="not ready within start_timeout 1m"
+        handle=slow.facts.handle, asked="timeout", cause="not ready within start_timeout 1m"
     )
 
 
@@ -206,8 +207,16 @@ def test_a_pinned_port_is_never_asked_for_twice() -> None:
     spec = declared("tiny", "b", port=9000)
     old = replica("tiny", 1, "a", port=9000)
     assert lines(plan(spec, world=world(old, histories={"tiny": History(good=launch("a", port=9000))}))) == [
-        "drain  tiny#1: its definition changed; stop-first"
+        "drain  tiny#1: its definition changed; stop-first, both need port 9000"
     ]
+
+
+def test_a_move_to_another_pinned_port_costs_no_service() -> None:
+    spec = declared("tiny", "b", port=9000)
+    old = replica("tiny", 1, "a", port=9001)
+    assert lines(plan(spec, world=world(old, histories={"tiny": History(good=launch("a", port=9001))})))[0].endswith(
+        "start-first, tiny#1 serves until it is ready"
+    )
 
 
 def test_start_first_rolls_over_replicas_with_one_extra() -> None:
@@ -235,7 +244,17 @@ def test_a_revision_that_fails_is_given_up_and_the_good_one_stays() -> None:
     history = good("a", failures={revision("b"): Failures(count=3, last_at=NOW - 500)})
     planned = plan(declared("tiny", "b"), world=world(replica("tiny"), histories={"tiny": history}))
     assert planned.actions == ()
-    assert "was given up after 3 failed starts" in planned.waits[0].reason
+    assert "was given up: 3 starts failed" in planned.waits[0].reason
+
+
+def test_one_start_that_timed_out_is_enough_to_give_a_revision_up() -> None:
+    slow = replica(
+        "tiny", 2, "b", state=ProcessState.EXITED, ready=False, exit=ExitRecord(asked="timeout", monotonic=NOW)
+    )
+    history = after_end(good("a"), slow.facts, NOW)
+    planned = plan(declared("tiny", "b"), world=world(replica("tiny"), histories={"tiny": history}), now=NOW + 999)
+    assert planned.actions == ()
+    assert "was given up: it was not ready within start_timeout" in planned.waits[0].reason
 
 
 def test_after_stop_first_the_good_revision_returns() -> None:

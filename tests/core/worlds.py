@@ -55,7 +55,7 @@ def replica(
         handle=Handle(instance=name, serial=serial, token=f"{name}-{serial}"),
         revision=launch(text, port=port).revision(),
         state=state,
-        endpoint=Endpoint(host="127.0.0.1", port=8100 + serial),
+        endpoint=Endpoint(host="127.0.0.1", port=port or 8100 + serial),
         pid=4000 + serial,
         started_monotonic=started,
         **{"ready_since": started + 1 if ready else None, **{k: v for k, v in more.items() if k in facts_fields}},
