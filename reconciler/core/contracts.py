@@ -245,6 +245,8 @@ class ReplicaFacts:
     ready_since: float | None = None
     """Monotonic time noted by an earlier or this daemon when it first became ready."""
     log_path: str | None = None
+    stop: StopSpec | None = None
+    """How it was to be ended when it was started, as far as its runtime remembers; for replicas that nobody declares any more."""
     degraded: tuple[str, ...] = ()
     """What cannot be promised here (``TREE_KILL_DEGRADED``, dropped log bytes), for status."""
     dropped_log_bytes: int = 0
@@ -304,8 +306,11 @@ class Runtime(Protocol):
         """Start one replica; Transient (port taken, disk full) or Terminal (cannot ever work) when it cannot."""
         ...
 
-    async def stop(self, handle: Handle, *, asked: str) -> None:
-        """Send the stop signal to the main process, once; Missing when it is gone."""
+    async def stop(self, handle: Handle, *, asked: str, signal: str | None = None) -> None:
+        """Send the stop signal to the main process, once; Missing when it is gone.
+
+        ``signal`` is a name (``SIGINT``); None takes the one that the replica was started with.
+        """
         ...
 
     async def kill(self, handle: Handle, *, asked: str) -> None:
@@ -318,6 +323,10 @@ class Runtime(Protocol):
 
     async def note_ready(self, handle: Handle, at: float) -> None:
         """Remember with the replica when it became ready (monotonic seconds), for later daemons."""
+        ...
+
+    async def lease(self, handle: Handle, orphan_ttl: float) -> None:
+        """Tell a running replica how long it may be without a daemon (seconds; 0 for ever); Missing when it is gone."""
         ...
 
     def logs(self, instance: str) -> Sequence[LogFile]:

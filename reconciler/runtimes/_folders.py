@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -78,6 +78,9 @@ class ShimState(_Record):
     dropped_log_bytes: Annotated[int, Field(ge=0)]
     exit: ShimExit | None
     gone: bool
+    stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT"] | None = None
+    grace: Seconds | None = None
+    """This and the signal: not said by older shims."""
 
 
 class ShimMark(_Record):

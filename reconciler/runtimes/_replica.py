@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.core.contracts import Endpoint, ExitRecord, Handle, ProcessState, ReplicaFacts
+from reconciler.core.spec import StopSpec
 from reconciler.runtimes._folders import ShimExit, ShimState
 from reconciler.runtimes._link import Link
 
@@ -25,6 +26,12 @@ def exit_record(found: ShimExit, *, same_boot: bool) -> ExitRecord:
         error=found.error,
         log_tail=found.log_tail,
     )
+
+
+def _stop(state: ShimState) -> StopSpec | None:
+    if state.stop_signal is None or state.grace is None:
+        return None
+    return StopSpec(signal=state.stop_signal, grace=state.grace)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,6 +110,7 @@ class Replica:
             adopted=self.adopted,
             ready_since=state.ready_since if same_boot else None,
             log_path=log,
+            stop=_stop(state),
             degraded=(*self.problems, *state.degraded),
             dropped_log_bytes=state.dropped_log_bytes,
         )

@@ -46,6 +46,7 @@ KILL_HARD_AFTER_S = 10.0
 RECORD_RETRY_S, RECORD_GIVE_UP_S = 1.0, 600.0
 """A full disk at the end: the exit record is tried again so often and so long, under the lock, before it is lost."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT")
 LINUX = sys.platform.startswith("linux")
 
 
@@ -218,6 +219,7 @@ class Shim:
         self.told_dropped = self.told_at = 0.0
         self.orphan_ttl = float(spec["orphan_ttl"])
         keys = ("token", "boot", "instance", "serial", "revision", "host", "port", "served_model", "folder_id")
+        keys += ("stop_signal", "grace")
         self.state: dict[str, Any] = {
             "version": PROTOCOL,
             **{key: spec[key] for key in keys},
@@ -338,15 +340,14 @@ class Shim:
 
     # -- orders
 
-    def ask(self, asked: str) -> None:
-        """The stop signal, once in a lifetime, to the main process alone."""
+    def ask(self, asked: str, wanted: object = None) -> None:
+        """The stop signal (``wanted``, else its own), once in a lifetime, to the main process alone."""
         if self.state["stop_since"] is not None or self.exit is not None:
             return
         self.state["stop_since"], self.state["asked"] = time.monotonic(), asked
         self.changed()  # on disk before it takes effect, so that the exit is never mistaken for a failure
-        os.kill(
-            self.main, getattr(signal, self.spec["stop_signal"])
-        )  # ours and not reaped: the number cannot be another's
+        name = wanted if wanted in STOP_SIGNALS else self.spec["stop_signal"]
+        os.kill(self.main, getattr(signal, str(name)))  # ours and not reaped: the number cannot be another's
 
     def kill(self, asked: str) -> None:
         """Begin to kill everything; :meth:`pursue` goes on until nothing is left."""
@@ -365,7 +366,7 @@ class Shim:
             case "status":
                 pass
             case "stop":
-                self.ask(str(message.get("asked")))
+                self.ask(str(message.get("asked")), message.get("signal"))
             case "kill":
                 self.kill(str(message.get("asked")))
             case "note":

@@ -278,9 +278,9 @@ class LocalRuntime:
                 raise Missing(f"cannot {doing} {handle.replica}: it has ended") from None
             raise Transient(f"cannot {doing} {handle.replica}: {error}") from None
 
-    async def stop(self, handle: Handle, *, asked: str) -> None:
-        """The stop signal to the main process, once."""
-        await self._request(handle, "stop", "stop", asked=asked)
+    async def stop(self, handle: Handle, *, asked: str, signal: str | None = None) -> None:
+        """The stop signal to the main process, once; a shim that knows no other takes its own."""
+        await self._request(handle, "stop", "stop", asked=asked, signal=signal)
 
     async def kill(self, handle: Handle, *, asked: str) -> None:
         """Begin to kill everything that belongs to it; EXITED follows when nothing is left."""

@@ -20,10 +20,10 @@ async def test_a_call_that_hangs_holds_up_only_its_own_instance(
     room = Room(tmp_path, declare(a={"size": 1}, b={"size": 1}))
     real, open_again = FakeRuntime.stop, asyncio.Event()
 
-    async def hanging(self: FakeRuntime, handle: Handle, *, asked: str) -> None:
+    async def hanging(self: FakeRuntime, handle: Handle, *, asked: str, signal: str | None = None) -> None:
         if handle.instance == "a":
             await open_again.wait()
-        await real(self, handle, asked=asked)
+        await real(self, handle, asked=asked, signal=signal)
 
     monkeypatch.setattr(FakeRuntime, "stop", hanging)
     async with room.daemon() as daemon:

@@ -108,6 +108,8 @@ class FakeProcess:
     stop_since: float | None = None
     asked: str | None = None
     kill_since: float | None = None
+    stop_signal: str = ""
+    orphan_ttl: float = 0.0
     dark: bool = False
     exit: ExitRecord | None = None
 
@@ -143,7 +145,7 @@ class FakeHost:
             by_itself = ExitRecord(code=script.code, signal=script.signal)
             dates.append((process.started + script.exits_after, by_itself))
         if process.stop_since is not None and script.obeys_stop_after is not None:
-            dates.append((process.stop_since + script.obeys_stop_after, ExitRecord(signal="SIGTERM")))
+            dates.append((process.stop_since + script.obeys_stop_after, ExitRecord(signal=process.stop_signal)))
         if process.kill_since is not None:
             dates.append((process.kill_since + script.dies_after_kill, ExitRecord(signal="SIGKILL")))
         return min(dates, key=lambda one: one[0]) if dates else None
@@ -165,7 +167,7 @@ class FakeRuntime:
     def __init__(self, host: FakeHost) -> None:
         self.host = host
         self.calls: list[tuple[str, str]] = []
-        """(``start``/``stop``/``kill``/``forget``/``note_ready``, replica name) in the order of the calls."""
+        """(``start``/``stop``/``kill``/``forget``/``note_ready``/``lease``, replica name) in the order of the calls."""
         self.start_errors: list[LlamactlError] = []
         """Raised by the next starts, one each."""
         self._wakes: list[Callable[[], None]] = []
@@ -253,6 +255,7 @@ class FakeRuntime:
             exit=process.exit,
             adopted=(process.handle.instance, process.handle.serial) not in self._own,
             ready_since=process.ready_since,
+            stop=order.stop,
             log_path=f"/fake/{process.handle.replica}/log",
         )
 
@@ -272,6 +275,7 @@ class FakeRuntime:
             pid=next(self.host.pids),
             started_at=self.host.clock.now(),
             started=self.host.clock.monotonic(),
+            orphan_ttl=order.orphan_ttl,
         )
         self.host.processes[key] = process
         self._own.add(key)
@@ -314,10 +318,11 @@ class FakeRuntime:
             raise Transient(f"cannot {doing} {handle.replica}: its supervisor does not answer")
         return process
 
-    async def stop(self, handle: Handle, *, asked: str) -> None:
+    async def stop(self, handle: Handle, *, asked: str, signal: str | None = None) -> None:
         process = self._reach("stop", handle)
         if process.stop_since is None:
             process.stop_since, process.asked = self.host.clock.monotonic(), asked
+            process.stop_signal = signal if signal is not None else process.order.stop.signal
         self.host.settle()
         self._wake()
 
@@ -334,6 +339,9 @@ class FakeRuntime:
         process = self._reach("note_ready", handle)
         process.ready_since = at if process.ready_since is None else process.ready_since
         self._wake()
+
+    async def lease(self, handle: Handle, orphan_ttl: float) -> None:
+        self._reach("lease", handle).orphan_ttl = orphan_ttl
 
     async def forget(self, handle: Handle) -> None:
         process = self._of("forget", handle)

@@ -213,6 +213,21 @@ async def test_a_stop_is_recorded_as_asked_for(world: World) -> None:
     await end_all(world, runtime)
 
 
+async def test_a_stop_may_name_another_signal_than_the_one_at_the_start(world: World) -> None:
+    runtime = world.runtime()
+    await runtime.open()
+    order = world.order(Manner.SERVES)
+    started = await runtime.start(order)
+    assert started.stop is not None
+    assert (started.stop.signal, started.stop.grace) == (order.stop.signal, order.stop.grace)
+    await world.up(order)
+    await runtime.stop(order.handle, asked=ASKED_STOP, signal="SIGQUIT")
+    facts = await world.ended(runtime, order.handle)
+    assert facts.exit is not None
+    assert (facts.exit.signal, facts.exit.asked) == ("SIGQUIT", ASKED_STOP)
+    await end_all(world, runtime)
+
+
 async def test_a_stop_that_is_ignored_stays_visible_until_the_kill(world: World) -> None:
     runtime = world.runtime()
     await runtime.open()
