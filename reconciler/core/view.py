@@ -37,6 +37,7 @@ class View:
 
     @property
     def failures(self) -> Failures | None:
+        """Of the target revision."""
         return self.history.failures.get(self.target_revision)
 
     @property
@@ -46,6 +47,7 @@ class View:
 
     @property
     def ready(self) -> int:
+        """Current replicas that take requests."""
         return sum(1 for replica in self.current if replica.health.ready)
 
     @property
@@ -69,6 +71,7 @@ class View:
 
 
 def view_of(name: str, desired: Desired | None, world: World, now: float) -> View:
+    """The view of one instance at one moment; ``now`` is monotonic seconds."""
     replicas = tuple(sorted(world.replicas.get(name, ()), key=lambda replica: replica.facts.handle.serial))
     history = world.history(name)
     demand = world.demand.get(name, Demand())
@@ -143,5 +146,6 @@ def _wanted(desired: Desired | None, demand: Demand, current: tuple[Replica, ...
 
 
 def idle_since(demand: Demand, current: tuple[Replica, ...]) -> float:
+    """When its last request ended or it became ready, whichever is later; monotonic seconds."""
     ready = max((replica.facts.ready_since or replica.facts.started_monotonic for replica in current), default=0.0)
     return max(ready, demand.last_end or 0.0)

@@ -41,7 +41,7 @@ async def ready_route(world: World, instance: str) -> Route:
     """The instance's route with at least one target, after waiting for a start if need be.
 
     Returns in the same step of the event loop in which the target was seen, so that a lease can be taken before anything else runs.
-    Refusal 404 when it is gone, 429 when too many wait already, 503 with ``Retry-After`` when it does not come in time or at all.
+    Refusal 404 when it is gone, 503 with ``Retry-After`` when too many wait already, or when it does not come in time or at all.
     """
     seen = world.routes
     route = seen.by_instance.get(instance)
@@ -52,7 +52,7 @@ async def ready_route(world: World, instance: str) -> Route:
     _refuse_vain(route)
     if world.leases.waiting_for(instance) >= route.queue.length:
         raise Refusal(
-            429,
+            503,
             f"{route.queue.length} requests wait for {instance} already (queue.length)",
             code="queue_full",
             retry_after=route.retry_after,

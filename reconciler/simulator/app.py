@@ -155,6 +155,8 @@ class Simulator:
         address = self._bound.getsockname()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         log(f"listening on {host}:{address[1]}")
+        for doubt in self._options.doubts:
+            log(f"WARNING {doubt}")
 
     def _finish(self, code: int) -> None:
         if not self._end.done():

@@ -126,6 +126,8 @@ class Options:
     host: str
     port: int
     api_keys: tuple[str, ...] = field(repr=False)
+    doubts: tuple[str, ...]
+    """What the real server would have refused and the simulator only says in its log."""
     sleep_routes: bool
     metrics: bool
     load_seconds: float
@@ -162,19 +164,18 @@ class _Read:
 def parse(kind: Kind, argv: Sequence[str], *, environ: Mapping[str, str] = os.environ) -> Options:
     """Reads a server's arguments, ours mixed among them in any order and spelling (dashes or underscores).
 
-    Raises `UsageError` for what the real server refuses at start and for values of our own flags that make no sense.
+    Raises `UsageError` for values of our own flags that make no sense. A pair of flags that the real server refuses is only a
+    doubt: a rehearsal should get as far as it can, and validation has warned of the pair already.
     """
     read = _walk(kind, argv)
+    doubts: tuple[str, ...] = ()
     if read.switches.get("enable-log-outputs") and not read.switches.get("enable-log-requests"):
-        raise UsageError(
-            "ValueError: --enable-log-outputs requires --enable-log-requests: outputs are logged only beside their "
-            "requests; try adding --enable-log-requests",
-            code=1,
-        )
+        doubts = ("the real vLLM does not start with --enable-log-outputs alone; try adding --enable-log-requests",)
     model = _last(read.values, "model") or read.positional or _last(read.values, "hub") or DEFAULT_MODELS[kind]
     faults: dict[str, Value] = {flag.name: flag.default for flag in SIMULATOR_FLAGS} | read.faults
     return Options(
         kind=kind,
+        doubts=doubts,
         model=model,
         names=_names(kind, read.values.get("names", [])) or (model,),
         host=_last(read.values, "host") or "127.0.0.1",

@@ -118,9 +118,9 @@ def test_everything_after_the_kind_reaches_the_simulator() -> None:
     assert done.returncode == 0
     assert b"--load-seconds" in done.stdout
     assert b"Exit codes" not in done.stdout
-    refused = child("simulate", "vllm", "serve", "m", "--enable-log-outputs", "--no-such-flag", "--", "-x")
-    assert refused.returncode == 1
-    assert b"--enable-log-requests" in refused.stderr
+    refused = child("simulate", "vllm", "serve", "m", "--no-such-flag", "--load-seconds", "soon", "--", "-x")
+    assert refused.returncode == 2
+    assert b"--load-seconds" in refused.stderr
 
 
 def test_a_reader_that_leaves_is_no_traceback(daemon: FakeDaemon) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 from tests.daemons import Daemon
 from tests.e2e.fleets import instance, pids, ready, simulated, status, write
@@ -119,10 +122,20 @@ def test_a_start_that_fails_is_shown_with_its_own_words_and_the_others_go_on(dae
 
 
 def test_replicas_share_the_work(daemon: Daemon) -> None:
-    write(daemon, simulated("one", "replicas: 3", ttft_ms=200))
+    write(daemon, simulated("one", "replicas: 3", ttft_ms=300))
     daemon.up()
     ready(daemon, "one")
     assert len(set(pids(daemon)["one"])) == 3
+    with ThreadPoolExecutor(3) as pool:
+        replies = list(pool.map(lambda _: daemon.chat("one", max_tokens=2), range(3)))
+    assert [reply.status for reply in replies] == [200, 200, 200]
+    # three at once over three replicas: least outstanding requests gives each one
+    ports = [replica["port"] for replica in instance(daemon, "one")["replicas"]]
+    served = []
+    for port in ports:
+        with urlopen(f"http://127.0.0.1:{port}/_sim/stats") as answer:
+            served.append(json.load(answer)["requests"])
+    assert served == [1, 1, 1]
 
 
 def test_on_demand_starts_with_the_first_request_and_stops_when_idle(daemon: Daemon) -> None:

@@ -93,14 +93,14 @@ async def test_the_wait_has_an_end() -> None:
     assert control.leases.waiting_for("tiny") == 0
 
 
-async def test_more_than_the_queue_holds_are_429() -> None:
+async def test_more_than_the_queue_holds_are_told_to_come_back() -> None:
     async with upstream() as backend:
         control = FakeControl(routes(route("tiny", mode=Mode.ON_DEMAND, queue=2)))
         async with serving(control) as server:
             held = [asyncio.ensure_future(server.chat("tiny")) for _ in range(2)]
             await until_waiting(server, 2)
             refused = await server.chat("tiny")
-            assert (refused.status, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+            assert (refused.status, refused.json()["error"]["type"]) == (503, "server_error")
             assert "retry-after" in refused.headers
             control.publish(routes(route("tiny", target(backend.port), mode=Mode.ON_DEMAND)))
             assert [(await one).status for one in held] == [200, 200]
