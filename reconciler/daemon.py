@@ -76,7 +76,7 @@ async def _daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
     check_parser()
     clock = SystemClock()
     notifier = Notifier(environ)
-    path = source.find_file(options.file, environ).absolute()
+    path = _file_to_follow(options, environ)
     overrides = dict(environ) | _overrides(options)
     folder = await StateFolder.take(state_dir(options.state_dir, environ), clock=clock)
     try:
@@ -101,14 +101,15 @@ async def _daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
                 "systemd": notifier.active,
                 "simulated": options.simulate,
             }
-            controller = Controller(parts, path=path, about=about)
+            bound = (fleet.server.host, fleet.server.port)
+            controller = Controller(parts, path=path, about=about, bound=bound)
             controller.open()  # keys and names are in force before the first request can come
             runner = make_runner(make_app(controller, authorizer=Authorizer(key), names=(fleet.server.host,)))
             await runner.setup()
             try:
                 url = await _listen(runner, fleet.server)
                 folder.announce(url=url, key=key)
-                log.info("serving %s, %d instances declared in %s", url, len(fleet.instances), path)
+                log.info("serving %s; declared in %s: %s", url, path, ", ".join(fleet.instances) or "nothing")
                 notifier.send("READY=1", f"STATUS=serving {url}")
                 return await _serve(controller, parts, notifier)
             finally:
@@ -226,6 +227,17 @@ async def _end_leftovers(explicit: Path | None, environ: Mapping[str, str]) -> i
             return count
     finally:
         folder.close()
+
+
+def _file_to_follow(options: UpOptions, environ: Mapping[str, str]) -> Path:
+    """Where the file is, or, when it was named and is missing now, where it has to come back: what ran by it may still run."""
+    try:
+        return source.find_file(options.file, environ).absolute()
+    except Rejected:
+        named = options.file or environ.get(source.PATH_VARIABLE)
+        if not named:
+            raise
+        return Path(named).absolute()
 
 
 async def _read_first(keeper: Keeper, path: Path) -> tuple[Checked, source.Source] | Rejected:

@@ -39,7 +39,7 @@ class InstanceView:
     replicas: tuple[ReplicaView, ...]
     restarts: int
     stalled: str | None
-    """Why it is given up, when it is."""
+    """Why it is stalled, when it is."""
     exit_reason: str
     log_tail: tuple[str, ...]
     next_action: str

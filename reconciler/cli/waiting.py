@@ -24,7 +24,7 @@ POLL_S = 0.2
 RECONNECT_S = 20.0
 """How long a daemon may stay away while it is waited on, seconds: a restart takes one or two, an upgrade with imports a few more."""
 TAIL_LINES = 20
-"""Log lines shown of an instance that is given up."""
+"""Log lines shown of an instance that is stalled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class GivenUp(Failure):
     """An instance that is waited for will not get there by itself."""
 
     def __init__(self, name: str, why: str, view: InstanceView | None) -> None:
-        super().__init__(f"{name} is given up: {why}")
+        super().__init__(f"{name} is stalled: {why}")
         self.name = name
         self.view = view
 

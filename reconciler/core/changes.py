@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from reconciler.core.secrets import conceal, is_secret_name
 from reconciler.core.spec import InstanceSpec
 
 MASK = "(hidden)"
-_SECRET = re.compile(r"(?:^|[._-])(?:api_?key|key|token|secret|password|passphrase|credentials?)$", re.IGNORECASE)
-"""Names that end in a word for a secret: ``hf_token`` and ``api-key``, not ``max_tokens`` or ``token_delay_ms``."""
 _LONGEST_VALUE = 60
 """Characters of a value that are shown; an option's value is mostly a number or a name."""
 
@@ -38,19 +36,33 @@ def field_changes(before: InstanceSpec | None, after: InstanceSpec | None) -> tu
     """Every differing leaf, in order of its path."""
     old = _leaves(before)
     new = _leaves(after)
+    old_hidden = before.expanded if before is not None else frozenset()
+    new_hidden = after.expanded if after is not None else frozenset()
     return tuple(
-        FieldChange(path=path, before=_shown(path, old), after=_shown(path, new))
+        FieldChange(path=path, before=_shown(path, old, old_hidden), after=_shown(path, new, new_hidden))
         for path in sorted(old.keys() | new.keys())
         if old.get(path) != new.get(path)
     )
 
 
-def _shown(path: str, leaves: Mapping[str, str]) -> str | None:
+def leaf_path(path: Sequence[str | int]) -> str:
+    """The field that holds a value of the document, as :func:`field_changes` names it: a list is one field."""
+    steps: list[str] = []
+    for step in path:
+        if isinstance(step, int):
+            break
+        # both spellings of an option are one option
+        steps.append(step.replace("-", "_") if steps == ["backend_options"] else step)
+    return ".".join(steps)
+
+
+def _shown(path: str, leaves: Mapping[str, str], hidden: Set[str]) -> str | None:
+    """One side of a change; what came from a variable is as good as a secret, since nobody wrote it where it can be read."""
     if path not in leaves:
         return None
-    if path.startswith("environment.") or _SECRET.search(path):
+    if path in hidden or path.startswith("environment.") or is_secret_name(path.rpartition(".")[2]):
         return MASK
-    text = leaves[path]
+    text = conceal(leaves[path], stars="***")
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
 
 
@@ -59,14 +71,12 @@ def _leaves(spec: InstanceSpec | None) -> dict[str, str]:
         return {}
     leaves: dict[str, str] = {}
 
-    def walk(path: str, value: object) -> None:
+    def walk(path: tuple[str, ...], value: object) -> None:
         if isinstance(value, Mapping) and value:
             for key, below in value.items():
-                # both spellings of an option are one option
-                name = str(key).replace("-", "_") if path == "backend_options" else str(key)
-                walk(f"{path}.{name}" if path else name, below)
+                walk((*path, str(key)), below)
         else:
-            leaves[path] = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+            leaves[leaf_path(path)] = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
 
-    walk("", spec.model_dump(mode="json", exclude_none=True))
+    walk((), spec.model_dump(mode="json", exclude_none=True))
     return leaves

@@ -163,7 +163,7 @@ def _stalled(situation: Situation) -> Condition:
     if failures is None or (situation.ready and situation.up_to_date):
         return fine
     why = exhausted(failures, desired.spec.restart)
-    if why is None:
+    if why is None and situation.history.good_revision != desired.revision:
         tried = given_up(failures, desired.spec.update.attempts)
         why = f"revision {desired.revision}: {tried}" if tried is not None else None
     if why is None:

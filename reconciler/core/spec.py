@@ -7,12 +7,12 @@ an editor shows, because the JSON schemas are generated from these models.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr, WithJsonSchema
 
 from reconciler.core.errors import Problem
 
@@ -179,8 +179,17 @@ class QueueSpec(_Model):
     timeout: Duration | None = Field(None, description="Default: on_demand_start_timeout.")
 
 
+@dataclass(frozen=True, slots=True)
+class _Expanded:
+    """Where variables stood; equal to any other, because it is no part of what a declaration means."""
+
+    paths: frozenset[str] = field(default=frozenset(), compare=False)
+
+
 class InstanceSpec(_Model):
     """One declared instance, merged with ``defaults``."""
+
+    _expanded: _Expanded = PrivateAttr(default_factory=_Expanded)
 
     backend_type: StrictText = Field(description="Which server runs it.")
     backend_options: Mapping[str, OptionValue] = Field(
@@ -215,6 +224,17 @@ class InstanceSpec(_Model):
     probe: ProbeSpec = Field(default_factory=ProbeSpec)
     stop: StopSpec = Field(default_factory=StopSpec)
     update: UpdateSpec = Field(default_factory=UpdateSpec)
+
+    def marked(self, expanded: Iterable[str]) -> Self:
+        """The same declaration, knowing which settings (as :func:`reconciler.core.changes.leaf_path` spells them) held a variable."""
+        copy = self.model_copy()
+        copy._expanded = _Expanded(frozenset(expanded))
+        return copy
+
+    @property
+    def expanded(self) -> frozenset[str]:
+        """Settings whose value came from a variable and is shown to nobody; no part of the schema, a dump or a comparison."""
+        return self._expanded.paths
 
 
 class FileSpec(_Model):

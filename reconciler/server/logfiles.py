@@ -88,6 +88,8 @@ _Inode = tuple[int, int]
 class _Place:
     stream: BinaryIO
     inode: _Inode
+    file: LogFile | None = None
+    """As listed last."""
     lost: bool = False
     """Its part was not among those listed. The list may be older than a rotation, so this counts only when it happens again."""
 
@@ -116,11 +118,12 @@ class Follower:
 
     def look(self, files: Sequence[LogFile]) -> list[tuple[LogFile, bytes]]:
         """What was written since; a replica seen for the first time is read from its beginning. Bounded: look again until empty."""
-        found: list[tuple[LogFile, bytes]] = []
+        found = self._leave(frozenset(file.serial for file in files))
         for file in files:
             if file.serial not in self._places and not any(self._enter(file.serial, path) for path in file.paths):
                 continue
             left = MOST_PER_LOOK
+            self._places[file.serial].file = file
             while left > 0:
                 following = self._following(file)  # asked first: what is read to its end after that is complete
                 while left > 0 and (block := self._places[file.serial].stream.read(BLOCK)):
@@ -128,6 +131,17 @@ class Follower:
                     left -= len(block)
                 if left <= 0 or following is None or not self._enter(file.serial, *following):
                     break
+        return found
+
+    def _leave(self, listed: frozenset[int]) -> list[tuple[LogFile, bytes]]:
+        """Read what is left of replicas that are no longer listed, and let go of their files: an open one keeps its disk space."""
+        found: list[tuple[LogFile, bytes]] = []
+        for serial in [serial for serial in self._places if serial not in listed]:
+            place = self._places.pop(serial)
+            with place.stream:
+                rest = place.stream.read(MOST_PER_LOOK)
+                if rest and place.file is not None:
+                    found.append((place.file, rest))
         return found
 
     def _following(self, file: LogFile) -> tuple[Path, _Inode] | None:
@@ -157,7 +171,7 @@ class Follower:
         former = self._places.get(serial)
         if former is not None:
             former.stream.close()
-        self._places[serial] = _Place(stream, found)
+        self._places[serial] = _Place(stream, found, former.file if former is not None else None)
         return True
 
 

@@ -48,14 +48,22 @@ class Streams:
         self._open.add(task)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """``GET /api/v1/events``: what the ring holds, or what follows ``Last-Event-ID``, then each event as it comes."""
+        """``GET /api/v1/events``: what the ring holds, or what follows ``Last-Event-ID``, then each event as it comes.
+
+        With ``?follow=0`` it ends after what the ring holds.
+        """
         last = self._resume_from(request)
+        follow = "follow" not in request.query or flag(request, "follow")
         response = web.StreamResponse(headers={hdrs.CACHE_CONTROL: "no-store"})
         response.content_type = "text/event-stream"
         await response.prepare(request)
         self._enter()
         loop = asyncio.get_running_loop()
         try:
+            if not follow:
+                for event in self._control.events.since(last):
+                    await _write(response, _as_sse(event))
+                return response
             while True:
                 try:
                     async with asyncio.timeout(HEARTBEAT_S) as quiet:

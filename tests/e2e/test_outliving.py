@@ -129,3 +129,21 @@ def test_a_short_file_found_at_a_start_is_held_as_it_would_be_later(daemon: Daem
     daemon.file.write_text(whole, encoding="utf-8")
     daemon.until(lambda: status(daemon)["config"]["held"] is None, what="the hold to be over", deadline_s=20)
     assert pids(daemon) == before
+
+
+def test_a_file_that_is_missing_at_a_start_stops_nothing(daemon: Daemon) -> None:
+    write(daemon, simulated("one"))
+    daemon.up()
+    ready(daemon, "one")
+    before = pids(daemon)
+    assert daemon.process is not None
+    daemon.process.kill()
+    daemon.process.wait(10)
+    text = daemon.file.read_text(encoding="utf-8")
+    daemon.file.unlink()
+    daemon.up()
+    assert pids(daemon) == before
+    assert status(daemon)["config"]["valid"] is False
+    daemon.file.write_text(text, encoding="utf-8")
+    daemon.until(lambda: bool(status(daemon)["config"]["valid"]), what="the file to be in force again", deadline_s=20)
+    assert pids(daemon) == before
