@@ -115,12 +115,12 @@ def _print_plan(answer: Node, output: str) -> None:
 def plan_lines(answer: Node, *, color: bool = False, steps: bool = True) -> Iterator[str]:
     """A plan for people: a line per instance with its cause, a line per changed field, the steps, a sum."""
     changes = list(answer.nodes("changes"))
-    width = max((len(change.text("instance")) for change in changes), default=0)
+    width = max((len(_subject(change)) for change in changes), default=0)
     for change in changes:
         kind = change.text("kind")
         fields = list(change.nodes("fields"))
         cause = "" if fields else f"  {change.text('cause')}"
-        line = plain(f"{_MARKS.get(kind, '*')} {change.text('instance').ljust(width)}  {kind}{cause}")
+        line = plain(f"{_MARKS.get(kind, '*')} {_subject(change).ljust(width)}  {kind}{cause}")
         yield click.style(line, fg=_COLORS.get(kind)) if color and kind in _COLORS else line
         for each in fields:
             before, after = quoted(each.raw.get("before")), quoted(each.raw.get("after"))
@@ -130,6 +130,11 @@ def plan_lines(answer: Node, *, color: bool = False, steps: bool = True) -> Iter
         yield "steps:"
         yield from (plain(f"  {action.text('text')}") for action in actions)
     yield _sum(changes, pending=answer.flag("pending"))
+
+
+def _subject(change: Node) -> str:
+    """The instance, or what all have in common (``server``, ``auth``)."""
+    return change.text("instance") or change.text("scope")
 
 
 def _sum(changes: list[Node], *, pending: bool) -> str:
@@ -169,7 +174,12 @@ def apply(ctx: click.Context, file: Path | None, no_wait: bool, timeout: float, 
     if before.config_hash == sent.content_hash:
         # Somebody saved the same text a moment ago: nothing is new for the daemon, but what it does is what was asked for.
         changed = tuple(name for name, view in before.instances.items() if view.state != "removed")
-    summary = _summary(generation, changed=answer.texts("changed"), removed=removed)
+    summary = _summary(
+        generation,
+        changed=(*answer.texts("settings"), *answer.texts("changed")),
+        removed=removed,
+        new=generation > before.generation,
+    )
     if not no_wait and (changed or removed):
         _wait(
             session,
@@ -189,9 +199,9 @@ def _put(client: Client, sent: Sent) -> Node:
         raise Failure(f"cannot apply {sent.path}: {declined.message}", declined.code) from None
 
 
-def _summary(generation: int, *, changed: tuple[str, ...], removed: tuple[str, ...]) -> str:
+def _summary(generation: int, *, changed: tuple[str, ...], removed: tuple[str, ...], new: bool) -> str:
     if not changed and not removed:
-        return f"nothing to change (generation {generation})"
+        return f"generation {generation} is in force" if new else f"nothing to change (generation {generation})"
     parts = [f"changed {', '.join(changed)}"] if changed else []
     parts += [f"removed {', '.join(removed)}"] if removed else []
     return plain(f"generation {generation}: {'; '.join(parts)}")

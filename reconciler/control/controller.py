@@ -6,23 +6,32 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from reconciler.config.source import Source, in_memory, read
 from reconciler.control.edits import Edits, PreconditionFailed
 from reconciler.control.keeper import HOLD_S, Accepted, Checked
 from reconciler.control.loop import Loop, Parts
-from reconciler.control.preview import preview, preview_json
-from reconciler.control.publish import SCHEMA_VERSION, Snapshot, Transitions, instance_json, problem_json, routes
+from reconciler.control.preview import not_listening, preview, preview_json, section_changes
+from reconciler.control.publish import (
+    SCHEMA_VERSION,
+    Snapshot,
+    Transitions,
+    instance_json,
+    problem_json,
+    routes,
+    unknown_json,
+)
 from reconciler.control.routes import Routes
 from reconciler.control.watch import FileWatch, Pace, Seen
 from reconciler.core.conditions import phase
 from reconciler.core.contracts import LogFile
 from reconciler.core.desired import Mode
-from reconciler.core.errors import Conflict, Missing, Rejected, Severity
+from reconciler.core.errors import Conflict, Missing, Problem, Rejected, Severity
 from reconciler.core.observed import World
 from reconciler.core.plan import Plan
-from reconciler.core.spec import OptionValue
+from reconciler.core.spec import Fleet, OptionValue, ServerSpec
 from reconciler.host.clock import rfc3339
 
 __all__ = ["Controller", "PreconditionFailed"]
@@ -36,16 +45,27 @@ TORN_READ_S = 0.1
 class Controller:
     """Owns the loop and the watch; everything it answers comes from the last pass."""
 
-    def __init__(self, parts: Parts, *, path: Path, about: Mapping[str, object], pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        path: Path,
+        about: Mapping[str, object],
+        bound: tuple[str, int] | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """``bound`` is the host and port that the daemon listens on; None where nothing listens."""
         self._parts = parts
         self._path = path
         self._about = about
-        self._transitions = Transitions(parts.clock)
+        self._bound = bound
+        self._told_elsewhere: tuple[str, int] | None = None
         self._snapshot: Snapshot | None = None
         self._routes = Routes()
         self._routes_news = asyncio.Event()
         self._watch = FileWatch(path, parts.clock, pace if pace is not None else Pace())
         self.loop = Loop(parts, publish=self._publish)
+        self._transitions = Transitions(parts.clock, self.loop.faults)
         self._edits = Edits(path=path, keeper=parts.keeper, accept=self._accept_edit)
         self.clock = parts.clock
         self.events = parts.events
@@ -133,11 +153,19 @@ class Controller:
     def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._transitions.record(snapshot)
-        now = routes(snapshot, self.leases)
+        self._say_elsewhere(snapshot.accepted.fleet.server)
+        now = routes(snapshot, self._routes, self.loop.faults)
         if now != self._routes:
             self._routes = now
             news, self._routes_news = self._routes_news, asyncio.Event()
             news.set()
+
+    def _say_elsewhere(self, server: ServerSpec) -> None:
+        wanted = (server.host, server.port)
+        if wanted != self._told_elsewhere:
+            self._told_elsewhere = wanted
+            for problem in not_listening(self._bound, server, self._path):
+                log.warning("%s", problem)
 
     @property
     def routes(self) -> Routes:
@@ -174,7 +202,10 @@ class Controller:
         keeper = self._parts.keeper
         accepted, held = keeper.accepted, keeper.held
         errors = [problem for problem in keeper.problems if problem.severity is Severity.ERROR]
-        warnings = accepted.fleet.warnings if accepted is not None and not errors else ()
+        warnings: tuple[Problem, ...] = ()
+        if accepted is not None:
+            own = accepted.fleet.warnings if not errors else ()
+            warnings = (*own, *not_listening(self._bound, accepted.fleet.server, self._path))
         return {
             "valid": not errors,
             "file": str(self._path),
@@ -188,12 +219,14 @@ class Controller:
                 "reason": "the file would stop most of what runs; it counts if it stays as it is until then",
             },
             "watch_error": self._watch.error,
-            "write_errors": [e for e in (keeper.write_error, self._parts.histories.write_error) if e is not None],
+            "write_errors": self.loop.books.errors(),
         }
 
     def _instance(self, name: str) -> dict[str, object]:
         assert self._snapshot is not None
-        return instance_json(self._snapshot, name, self.clock, self._transitions)
+        tell = partial(instance_json, self._snapshot, name, self.clock, self._transitions)
+        told = self.loop.faults.attempt(name, "telling its status", tell, None)
+        return told or unknown_json(name, self.generation, self.loop.faults.by_instance().get(name, ""))
 
     def instance(self, name: str) -> dict[str, object]:
         """The status of one instance."""
@@ -206,11 +239,10 @@ class Controller:
         snapshot = self._snapshot
         if snapshot is None:
             return False, []
-        waiting = [
-            name
-            for name, one in snapshot.accepted.desired.items()
-            if one.mode is Mode.RUNNING and not snapshot.situation(name).ready
-        ]
+        wanted = [name for name, one in snapshot.accepted.desired.items() if one.mode is Mode.RUNNING]
+        ready = partial(_is_ready, snapshot)
+        attempt = self.loop.faults.attempt
+        waiting = [name for name in wanted if not attempt(name, "telling its readiness", partial(ready, name), False)]
         return not waiting and not self.loop.ending, waiting
 
     def phase_of(self, name: str) -> str:
@@ -245,8 +277,13 @@ class Controller:
             now=self.clock.monotonic(),
             limit=after.fleet.server.max_parallel_replacements,
         )
-        answer = preview_json(changes, steps, after.desired)
-        return answer | {"warnings": [problem_json(p) for p in after.fleet.warnings]}
+        settings = section_changes(accepted.fleet, after.fleet) if accepted is not None else ()
+        answer = preview_json((*settings, *changes), steps, after.desired, meaning=after.meaning)
+        return answer | {"warnings": self._warnings(after.fleet)}
+
+    def _warnings(self, fleet: Fleet) -> list[dict[str, object]]:
+        problems = (*fleet.warnings, *not_listening(self._bound, fleet.server, self._path))
+        return [problem_json(problem) for problem in problems]
 
     async def _content(self, text: bytes | None) -> Source:
         if text is None:
@@ -265,7 +302,8 @@ class Controller:
             "etag": edited.etag,
             "changed": _changed(before, after),
             "removed": sorted(set(before.desired if before else ()) - set(after.desired)),
-            "warnings": [problem_json(problem) for problem in edited.after.warnings],
+            "settings": [change.scope for change in section_changes(before.fleet, after.fleet)] if before else [],
+            "warnings": self._warnings(edited.after),
         }
 
     async def create(self, name: str, body: Mapping[str, OptionValue]) -> dict[str, object]:
@@ -306,6 +344,10 @@ class Controller:
         """The instance's status once the loop has seen the change."""
         await self.loop.passed()
         return self.instance(name)
+
+
+def _is_ready(snapshot: Snapshot, name: str) -> bool:
+    return snapshot.situation(name).ready
 
 
 def _changed(before: Accepted | None, after: Accepted) -> list[str]:

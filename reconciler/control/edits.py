@@ -66,13 +66,12 @@ class Edits:
             )
 
         async def apply() -> Edited:
-            if if_match is not None:
-                _, etag = await self.text()
-                if if_match not in (etag, "*"):
-                    raise PreconditionFailed(
-                        "the file has changed since you read it; read it again and repeat your change"
-                    )
-            return await self._write(self._path, data, base=None, force=True)
+            if if_match is None or if_match == "*":
+                return await self._write(self._path, data, base=None, force=True)
+            seen = await asyncio.to_thread(source.read, self._path)
+            if if_match != etag_of(seen.files[0].data):
+                raise PreconditionFailed("the file has changed since you read it; read it again and repeat your change")
+            return await self._write(self._path, data, base=seen, force=True)
 
         return await self._carried_through(apply())
 

@@ -88,16 +88,14 @@ class Executor:
         self._drain = drain
         self._wake = wake
         self._busy: dict[str, asyncio.Task[None]] = {}
-        self._noting: dict[str, asyncio.Task[None]] = {}
         self._tries: dict[str, _Try] = {}
         self._faults: dict[str, str] = {}
-        self._note_faults: dict[str, str] = {}
         self._counted: set[str] = set()
 
     @property
     def faults(self) -> Mapping[str, str]:
         """Instances whose last actions failed by a defect, with what was seen."""
-        return {**self._note_faults, **self._faults}
+        return self._faults
 
     def next_try(self) -> float | None:
         """When the first pause ends, monotonic seconds."""
@@ -124,16 +122,9 @@ class Executor:
             await asyncio.wait(begun, timeout=PASS_PATIENCE_S)
         return bool(begun)
 
-    def note_ready(self, handle: Handle) -> None:
-        """Have the runtime remember that the replica is ready; tried again by the next call when it fails."""
-        if handle.token not in self._noting:
-            task = asyncio.create_task(self._note_ready(handle), name=f"note {handle.replica}")
-            self._noting[handle.token] = task
-            task.add_done_callback(lambda _: self._noting.pop(handle.token, None))
-
     async def close(self) -> None:
         """End what is under way; a runtime call that was cut off is found again from the facts."""
-        tasks = [*self._busy.values(), *self._noting.values()]
+        tasks = list(self._busy.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -214,7 +205,9 @@ class Executor:
             case Drain():
                 return self._drain_one(action)
             case Stop():
-                return self._runtime.stop(action.handle, asked=action.asked)
+                stop = orders.stops.get(action.handle.instance)  # as declared now, not as it was when it started
+                signal = stop.signal if stop is not None else None
+                return self._runtime.stop(action.handle, asked=action.asked, signal=signal)
             case Kill():
                 return self._runtime.kill(action.handle, asked=action.asked)
             case Forget():
@@ -281,19 +274,3 @@ class Executor:
         """Whether this end is in the history already, from an attempt to forget it that failed, of this daemon or the one before."""
         last = self._histories.get(replica.handle.instance).last_exit
         return replica.handle.token in self._counted or (last is not None and last == replica.exit)
-
-    # ---- notes --------------------------------------------------------------------------------------------------
-
-    async def _note_ready(self, handle: Handle) -> None:
-        try:
-            async with asyncio.timeout(ACTION_DEADLINE_S):
-                await self._runtime.note_ready(handle, self._clock.monotonic())
-        except (Transient, Terminal, TimeoutError, OSError) as error:
-            log.warning("cannot note that %s is ready: %s", handle.replica, error, extra={"instance": handle.instance})
-        except (Conflict, Missing):
-            self._note_faults.pop(handle.instance, None)  # it ended meanwhile: the next pass sees that
-        except Exception as error:  # as above: shown, and tried again in a later pass
-            log.exception("defect while noting that %s is ready", handle.replica, extra={"instance": handle.instance})
-            self._note_faults[handle.instance] = f"internal error in a note about {handle.replica}: {error!r}"
-        else:
-            self._note_faults.pop(handle.instance, None)

@@ -82,9 +82,10 @@ class Histories:
                 history = self._known.get(one)
                 try:
                     await whole(self._write, one, history)
-                except OSError as error:
+                except (OSError, TypeError, ValueError) as error:  # the latter: something in it is not data
                     failed = True
-                    self._failed(f"cannot write {self._folder / one}.json: {error.strerror or error}")
+                    why = (error.strerror if isinstance(error, OSError) else None) or error
+                    self._failed(f"cannot write {self._folder / one}.json: {why}")
                     continue
                 if self._known.get(one) is history:
                     self._unsaved.discard(one)

@@ -10,19 +10,22 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
+from reconciler.control.books import Books
 from reconciler.control.events import EventLog
 from reconciler.control.execute import Executor, Orders
+from reconciler.control.faults import Faults, plan_around
 from reconciler.control.histories import Histories
 from reconciler.control.keeper import Accepted, Keeper
 from reconciler.control.leases import Leases
-from reconciler.control.memory import Credit, Memory
+from reconciler.control.memory import NO_WORDS, Credit, Memory
+from reconciler.control.notes import Notes
 from reconciler.control.probes import Asked, Probes
 from reconciler.control.publish import Snapshot
 from reconciler.core import history as step
 from reconciler.core.contracts import Backend, ProcessState, ReplicaFacts, Runtime
 from reconciler.core.desired import Desired, Mode
-from reconciler.core.diff import diff
 from reconciler.core.lifecycle import phase_of
 from reconciler.core.observed import Health, History, Replica, World
 from reconciler.core.plan import Plan
@@ -39,8 +42,6 @@ SHORTEST_REST_S = 0.005
 """Shortest pause before a deadline, seconds: a deadline that has passed without an action must not make the loop spin."""
 DEFECT_PAUSE_S = 1.0
 """Pause after a pass that failed by a defect of ours, seconds."""
-SAVE_AGAIN_S = 5.0
-"""Pause before what could not be written is tried again, seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +65,11 @@ class Loop:
         self._parts = parts
         self._publish = publish
         self._wake = asyncio.Event()
-        self._to_save = asyncio.Event()
         self._memory = Memory()
+        self._notes = Notes(parts.runtime, parts.clock)
+        self.faults = Faults()
+        """Defects that belong to one instance; whoever works for one instance at a time records them here."""
+        self.books = Books(parts.keeper, parts.histories, parts.clock)
         self._phases: dict[str, str] = {}
         self._ending = False
         self._credit = Credit(parts.clock, most=QUICK_PASSES, per_second=PASSES_PER_S)
@@ -125,14 +129,15 @@ class Loop:
 
     async def run(self) -> None:
         """Reconcile until cancelled, or until nothing is left after :meth:`end`."""
-        books = asyncio.create_task(self._keep_books(), name="books")
+        books = asyncio.create_task(self.books.keep(), name="books")
         try:
             await self._run()
         finally:
             books.cancel()
             await asyncio.gather(books, return_exceptions=True)
             await self._executor.close()
-            await self._save()
+            await self._notes.close()
+            await self.books.save()
 
     async def _run(self) -> None:
         while True:
@@ -166,13 +171,15 @@ class Loop:
             return Plan(), False
         self._learn(accepted)
         desired = self._desired(accepted)
-        self._probe(desired)
-        world = self.world()
-        plan = diff(
+        faulty = self._probe(desired)
+        self._tell_leases(accepted)
+        plan = plan_around(
+            self.faults,
             desired,
-            world,
+            self.world(),
             now=parts.clock.monotonic(),
-            max_parallel_replacements=accepted.fleet.server.max_parallel_replacements,
+            limit=accepted.fleet.server.max_parallel_replacements,
+            without=faulty,
         )
         facts = {facts.handle.token: facts for facts in parts.runtime.observe()}
         acted = await self._executor.execute(plan, facts, self._orders(accepted))
@@ -185,13 +192,20 @@ class Loop:
         for facts in self._parts.runtime.observe():
             grouped.setdefault(facts.handle.instance, []).append(self._replica(facts))
         names = set(self._known.desired) if self._known is not None else set()
+        seen = [replica.facts for replicas in grouped.values() for replica in replicas]
+        remembered = {one.handle.instance: one.stop for one in seen if one.stop is not None}
         return World(
             replicas={name: tuple(replicas) for name, replicas in grouped.items()},
             histories=self._parts.histories.all(),
             demand={name: self._parts.leases.demand(name) for name in names},
-            stops=dict(self._memory.stops),
-            causes=self._memory.causes(self._known.desired if self._known is not None else {}),
+            stops={**remembered, **self._memory.stops},
+            causes=self._causes(self._known.desired if self._known is not None else {}),
         )
+
+    def _causes(self, desired: Mapping[str, Desired]) -> dict[str, str]:
+        attempt, cause = self.faults.attempt, self._memory.cause
+        names = [name for name in self._memory.changed() if name in desired]
+        return {name: attempt(name, "wording its change", partial(cause, desired[name]), NO_WORDS) for name in names}
 
     # ---- looking ------------------------------------------------------------------------------------------------
 
@@ -218,9 +232,11 @@ class Loop:
         before, self._known = self._known, accepted
         if before is accepted:
             return
-        self._memory.learn(before.desired if before is not None else {}, accepted.desired, self._parts.backends)
-        for name in accepted.desired:
-            if before is None or name not in before.desired:
+        for name, one in accepted.desired.items():
+            was = before.desired.get(name) if before is not None else None
+            learn = partial(self._memory.learn, was, one, self._parts.backends)
+            self.faults.attempt(name, "taking note of its declaration", learn, None)
+            if was is None:
                 self._skip_used_serials(name)
         if before is not None and before.generation != accepted.generation:
             self._parts.events.add("config", f"generation {accepted.generation} is in force")
@@ -232,24 +248,47 @@ class Loop:
             if used:
                 self._parts.histories.put(name, History(next_serial=used + 1))
 
-    def _probe(self, desired: Mapping[str, Desired]) -> None:
-        """Ask exactly the replicas and endpoints that matter now; note the ones that became ready."""
-        wanted: dict[str, Asked] = {}
+    def _probe(self, desired: Mapping[str, Desired]) -> set[str]:
+        """Ask exactly the replicas and endpoints that matter now; note the ones that became ready. Answers names with a defect."""
+        targets: dict[str, list[tuple[str, ReplicaFacts | None]]] = {}
         for facts in self._parts.runtime.observe():
             one = desired.get(facts.handle.instance)
-            if one is None or one.launch is None or facts.state is not ProcessState.RUNNING:
-                continue
-            self._note_health(facts, one)
-            wanted[facts.handle.token] = self._asked(facts.handle.token, one, facts)
+            if one is not None and one.launch is not None and facts.state is ProcessState.RUNNING:
+                targets.setdefault(one.name, []).append((facts.handle.token, facts))
         for name, one in desired.items():
             if one.external is not None and one.mode not in (Mode.DISABLED, Mode.ENDING):
-                wanted[name] = self._asked(name, one, None)
+                targets[name] = [(name, None)]
+
+        def ask(name: str) -> dict[str, Asked]:
+            return {key: self._asked(key, desired[name], facts) for key, facts in targets[name]}
+
+        wanted: dict[str, Asked] = {}
+        faulty: set[str] = set()
+        for name in targets:
+            asked = self.faults.attempt(name, "probing", partial(ask, name), None)
+            if asked is None:
+                faulty.add(name)  # it goes on being asked what it was asked before
+                before = {key: self._parts.probes.asked(key) for key, _ in targets[name]}
+                asked = {key: one for key, one in before.items() if one is not None}
+            wanted.update(asked)
         self._parts.probes.follow(wanted)
+        return faulty
+
+    def _tell_leases(self, accepted: Accepted) -> None:
+        """Every replica knows how long it may be alone, as declared now; not while everything is being stopped."""
+        if self._ending:
+            return
+        for facts in self._parts.runtime.observe():
+            if facts.state is ProcessState.RUNNING:
+                self._notes.lease(facts.handle, accepted.fleet.server.orphan_ttl)
 
     def _asked(self, key: str, one: Desired, facts: ReplicaFacts | None) -> Asked:
         endpoint = facts.endpoint if facts is not None else one.external
         assert endpoint is not None
-        questions = self._memory.questions_for(one, facts)
+        if facts is not None:
+            self._note_health(facts, one)
+        good = self._parts.histories.get(one.name).good
+        questions = self._memory.questions_for(one, facts, good=good, backends=self._parts.backends)
         return Asked(
             key=key,
             backend=questions.backend,
@@ -263,9 +302,10 @@ class Loop:
     def _note_health(self, facts: ReplicaFacts, one: Desired) -> None:
         health = self._parts.probes.health(facts.handle.token)
         now = self._parts.clock.monotonic()
+        self._memory.meet(facts, self._parts.histories.get(one.name))
         if health.ready and facts.ready_since is None:
             self._memory.ready_at.setdefault(facts.handle.token, now)  # counts already, noted or not
-            self._executor.note_ready(facts.handle)
+            self._notes.ready(facts.handle)
         elif facts.ready_since is not None:
             self._memory.ready_at.pop(facts.handle.token, None)
         history = self._parts.histories.get(one.name)
@@ -295,13 +335,13 @@ class Loop:
             world=self.world(),
             plan=plan,
             external=external,
-            faults=dict(self._executor.faults),
+            faults={**self.faults.by_instance(), **self._notes.faults, **self._executor.faults},
+            restarts=dict(self._memory.restarts),
         )
         self._record_phases(snapshot)
         self._publish(snapshot)
         self._prune(snapshot)
-        if self._parts.keeper.unsaved or self._parts.histories.unsaved:
-            self._to_save.set()
+        self.books.look()
 
     def _prune(self, snapshot: Snapshot) -> None:
         alive = [one for members in snapshot.world.replicas.values() for one in members]
@@ -312,6 +352,8 @@ class Loop:
             for name in [name for name in histories.all() if name not in known]:
                 histories.drop(name)
         self._memory.keep(desired, alive, histories.all())
+        self._notes.keep({one.facts.handle.token for one in alive})
+        self.faults.keep(known)
         idling = {name for name, one in desired.items() if one.mode is Mode.ON_DEMAND and one.spec.idle_timeout}
         awaited = [
             one.facts.handle.token
@@ -348,20 +390,3 @@ class Loop:
     async def _ring(self, pause: float) -> None:
         await self._parts.clock.sleep(pause)
         self._wake.set()
-
-    # ---- books --------------------------------------------------------------------------------------------------
-
-    async def _keep_books(self) -> None:
-        """Write what changed, beside the passes: a slow disk delays neither them nor the requests."""
-        while True:
-            await self._to_save.wait()
-            self._to_save.clear()
-            await self._save()
-            if self._parts.keeper.write_error is not None or self._parts.histories.write_error is not None:
-                await self._parts.clock.sleep(SAVE_AGAIN_S)
-            if self._parts.keeper.unsaved or self._parts.histories.unsaved:
-                self._to_save.set()
-
-    async def _save(self) -> None:
-        await self._parts.keeper.save()
-        await self._parts.histories.save()

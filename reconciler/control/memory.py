@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.changes import field_changes
-from reconciler.core.contracts import Backend, Handle, Probe, ReplicaFacts
+from reconciler.core.contracts import Backend, Handle, Launch, Probe, ReplicaFacts
 from reconciler.core.desired import Desired
 from reconciler.core.observed import History, Replica
-from reconciler.core.spec import InstanceSpec, StopSpec
+from reconciler.core.spec import InstanceSpec, OptionValue, StopSpec
 from reconciler.host.clock import Clock
+
+NO_WORDS = "its definition changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +53,60 @@ class Memory:
         """By token: since when it is given no more requests, monotonic seconds."""
         self.ready_at: dict[str, float] = {}
         """By token: when it first became ready, for as long as its runtime has not noted it."""
+        self.restarts: dict[str, int] = {}
+        """By token: failures in a row of its revision that led to this replica."""
         self.stops: dict[str, StopSpec] = {}
         """How to end an instance's replicas, also after it is no longer declared."""
         self._questions: dict[tuple[str, str], Questions] = {}
         self._changed_from: dict[str, InstanceSpec] = {}
 
-    def learn(
-        self, before: Mapping[str, Desired], after: Mapping[str, Desired], backends: Mapping[str, Backend]
-    ) -> None:
-        """Another fleet is in force."""
-        for name, now in after.items():
-            self.stops[name] = now.spec.stop
-            questions = Questions(backends[now.spec.backend_type], now.readiness, now.liveness)
-            self._questions[name, now.revision] = questions
-            was = before.get(name)
-            if was is not None and was.revision != now.revision:
-                self._changed_from.setdefault(name, was.spec)
+    def learn(self, was: Desired | None, now: Desired, backends: Mapping[str, Backend]) -> None:
+        """Another fleet is in force, with this instance in it."""
+        self.stops[now.name] = now.spec.stop
+        questions = Questions(backends[now.spec.backend_type], now.readiness, now.liveness)
+        self._questions[now.name, now.revision] = questions
+        if was is not None and was.revision != now.revision:
+            self._changed_from.setdefault(now.name, was.spec)
 
-    def causes(self, desired: Mapping[str, Desired]) -> dict[str, str]:
-        """In the user's words, what changed since an instance was last ready as declared."""
-        return {
-            name: ", ".join(map(str, field_changes(was, desired[name].spec))) or "its definition changed"
-            for name, was in self._changed_from.items()
-            if name in desired
-        }
+    def changed(self) -> list[str]:
+        """Instances that were not ready as declared since their definition changed."""
+        return list(self._changed_from)
 
-    def questions_for(self, one: Desired, facts: ReplicaFacts | None) -> Questions:
-        """What to ask a replica (what it was started to answer, not what its successor will be), or an external endpoint."""
+    def cause(self, now: Desired) -> str:
+        """In the user's words, what changed of such an instance."""
+        return ", ".join(map(str, field_changes(self._changed_from[now.name], now.spec))) or NO_WORDS
+
+    def questions_for(
+        self, one: Desired, facts: ReplicaFacts | None, *, good: Launch | None, backends: Mapping[str, Backend]
+    ) -> Questions:
+        """What to ask a replica (what it was started to answer, not what its successor will be), or an external endpoint.
+
+        For a replica from before this daemon's first fleet only its launch is known, when it is ``good``, the last good one: then its
+        backend is asked what it asks by default. With nothing known of it, it is asked what the declaration says now.
+        """
         now = self._questions[one.name, one.revision]
-        return now if facts is None else self._questions.get((one.name, facts.revision), now)
+        if facts is None or facts.revision == one.revision:
+            return now
+        known = self._questions.get((one.name, facts.revision))
+        if known is None and good is not None and good.revision() == facts.revision:
+            known = self._questions_of(good, one, now, backends)
+            self._questions[one.name, facts.revision] = known
+        return known if known is not None else now
+
+    def _questions_of(self, good: Launch, one: Desired, now: Questions, backends: Mapping[str, Backend]) -> Questions:
+        backend = backends.get(good.backend_type)
+        if backend is None or good.backend_type == one.spec.backend_type:
+            return now
+        options: dict[str, OptionValue] = {} if good.served_model is None else {"model": good.served_model}
+        spec = one.spec.model_copy(update={"backend_type": good.backend_type, "backend_options": options})
+        return Questions(backend, backend.readiness(spec), backend.liveness(spec))
+
+    def meet(self, facts: ReplicaFacts, history: History) -> None:
+        """A replica is seen: at the first time it is noted how many failures in a row of its revision came before it."""
+        if facts.handle.token not in self.restarts:
+            failures = history.failures.get(facts.revision)
+            before = failures is not None and failures.last_at <= facts.started_monotonic
+            self.restarts[facts.handle.token] = failures.count if failures is not None and before else 0
 
     def drain(self, handle: Handle, now: float) -> None:
         """No more requests from now on."""
@@ -90,6 +117,7 @@ class Memory:
         tokens = {one.facts.handle.token for one in alive}
         self.draining = {token: since for token, since in self.draining.items() if token in tokens}
         self.ready_at = {token: since for token, since in self.ready_at.items() if token in tokens}
+        self.restarts = {token: count for token, count in self.restarts.items() if token in tokens}
         names = desired.keys() | {one.facts.handle.instance for one in alive}
         self.stops = {name: stop for name, stop in self.stops.items() if name in names}
         self._changed_from = {

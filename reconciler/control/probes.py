@@ -68,6 +68,10 @@ class Probes:
         """What is known of a target; not ready before the first answer."""
         return self._health.get(key, Health())
 
+    def asked(self, key: str) -> Asked | None:
+        """What a target is asked now; None for one that is not followed."""
+        return self._tasks[key][0] if key in self._tasks else None
+
     def follow(self, wanted: Mapping[str, Asked]) -> None:
         """Ask exactly these from now on."""
         for key in list(self._tasks):

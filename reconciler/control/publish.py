@@ -6,10 +6,11 @@ Derived afresh each time; only the times at which conditions changed are kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
+from reconciler.control.faults import Faults
 from reconciler.control.keeper import Accepted
-from reconciler.control.leases import Leases
 from reconciler.control.routes import Route, Routes, Target
 from reconciler.core.conditions import Condition, Situation, conditions, phase
 from reconciler.core.contracts import ASKED_FAILED, ASKED_TIMEOUT, ExitRecord
@@ -34,6 +35,8 @@ class Snapshot:
     external: Mapping[str, Health]
     faults: Mapping[str, str]
     """Instances whose last pass failed by a defect of ours, with what was seen."""
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    """By token: see :func:`replica_json`."""
 
     def names(self) -> list[str]:
         """Declared ones in the file's order, then those that are on their way out."""
@@ -58,8 +61,9 @@ class Transitions:
     Recorded at each pass, not when somebody asks.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, faults: Faults) -> None:
         self._clock = clock
+        self._faults = faults
         self._since: dict[tuple[str, str], tuple[bool, float]] = {}
         self._carried_out: dict[str, int] = {}
         self.carried_out = 0
@@ -69,15 +73,22 @@ class Transitions:
         """One pass."""
         now, names = self._clock.now(), snapshot.names()
         since: dict[tuple[str, str], tuple[bool, float]] = {}
-        for name in names:
+        settled: set[str] = set()
+
+        def look(name: str) -> None:
             for condition in conditions(snapshot.situation(name)):
                 known = self._since.get((name, condition.type))
                 same = known is not None and known[0] is condition.status
                 since[name, condition.type] = known if known is not None and same else (condition.status, now)
+            if snapshot.situation(name).settled:
+                settled.add(name)
+
+        for name in names:
+            self._faults.attempt(name, "telling its conditions", partial(look, name), None)
         self._since = since
         generations = snapshot.accepted.generations
         carried = {
-            name: generation if snapshot.situation(name).settled else self._carried_out.get(name, 0)
+            name: generation if name in settled else self._carried_out.get(name, 0)
             for name, generation in generations.items()
         }
         self._carried_out = carried
@@ -116,7 +127,9 @@ def instance_json(snapshot: Snapshot, name: str, clock: Clock, transitions: Tran
         "revision": desired.revision if desired else "",
         "generation": generation,
         "observed_generation": transitions.carried_out_of(name),
-        "replicas": [replica_json(replica, history.restarts) for replica in situation.live],
+        "replicas": [
+            replica_json(replica, snapshot.restarts.get(replica.facts.handle.token, 0)) for replica in situation.live
+        ],
         "restarts": history.restarts,
         "last_exit": exit_json(history.last_exit),
         "conditions": [
@@ -139,7 +152,11 @@ def instance_json(snapshot: Snapshot, name: str, clock: Clock, transitions: Tran
 
 
 def replica_json(replica: Replica, restarts: int) -> dict[str, object]:
-    """The status of one replica."""
+    """The status of one replica.
+
+    ``restarts``: failures in a row of its revision that led to this very process, counted when this daemon first saw it; failures of a
+    boot before, or forgotten after ``restart.reset_after``, are not among them. The instance's own number counts all.
+    """
     facts = replica.facts
     return {
         "name": replica.name,
@@ -199,15 +216,42 @@ def _next_action(situation: Situation, clock: Clock) -> dict[str, object] | None
     return {"what": first.what.value, "why": first.reason, "at": at}
 
 
-def routes(snapshot: Snapshot, leases: Leases) -> Routes:
-    """What the proxy may know."""
+def unknown_json(name: str, generation: int, fault: str) -> dict[str, object]:
+    """In the place of :func:`instance_json` when a defect of ours keeps it from being told."""
+    return {
+        "name": name,
+        "backend_type": None,
+        "state": "unknown",
+        "phase": Phase.UNKNOWN.value,
+        "ready": False,
+        "revision": "",
+        "generation": generation,
+        "observed_generation": 0,
+        "replicas": [],
+        "restarts": 0,
+        "last_exit": None,
+        "conditions": [],
+        "next_action": None,
+        "aliases": [],
+        "labels": {},
+        "warnings": [],
+        "fault": fault,
+    }
+
+
+def routes(snapshot: Snapshot, before: Routes, faults: Faults) -> Routes:
+    """What the proxy may know; an instance whose defect keeps it from being told keeps the route that it had ``before``."""
     accepted = snapshot.accepted
     by_instance: dict[str, Route] = {}
     names: dict[str, str] = {}
     for name, desired in accepted.desired.items():
-        by_instance[name] = _route(snapshot, desired, accepted.created.get(name, 0))
-        names[name] = name
-    for name, desired in accepted.desired.items():
+        tell = partial(_route, snapshot, desired, accepted.created.get(name, 0))
+        route = faults.attempt(name, "telling its route", tell, before.by_instance.get(name))
+        if route is not None:
+            by_instance[name] = route
+            names[name] = name
+    for name in by_instance:
+        desired = accepted.desired[name]
         for alias in desired.spec.aliases:
             names.setdefault(alias, name)
     return Routes(

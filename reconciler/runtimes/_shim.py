@@ -218,8 +218,7 @@ class Shim:
         self.main_ended = self.kill_since = self.record_since = self.record_next = 0.0
         self.told_dropped = self.told_at = 0.0
         self.orphan_ttl = float(spec["orphan_ttl"])
-        keys = ("token", "boot", "instance", "serial", "revision", "host", "port", "served_model", "folder_id")
-        keys += ("stop_signal", "grace")
+        keys = "token boot instance serial revision host port served_model folder_id stop_signal grace".split()
         self.state: dict[str, Any] = {
             "version": PROTOCOL,
             **{key: spec[key] for key in keys},

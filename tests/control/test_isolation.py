@@ -174,11 +174,12 @@ async def test_what_is_gone_leaves_nothing_in_memory(tmp_path: Path) -> None:
         memory = loop._memory
         books = (memory.draining, memory.ready_at, memory.stops, memory._questions, memory._changed_from)
         assert [len(book) for book in books] == [0, 0, 1, 1, 0]
+        assert [len(book) for book in (memory.restarts, loop._notes._leases, loop.faults._seen)] == [1, 1, 0]
         assert [len(book) for book in (leases._uses, leases._by_target, leases._progress)] == [0, 0, 0]
         assert [len(book) for book in (probes._tasks, probes._health)] == [1, 1]
         executor = loop._executor
         assert not executor._busy
-        assert not executor._noting
+        assert not loop._notes._under_way
         assert not executor._tries
         assert not executor._counted
         assert list(daemon.parts.histories.all()) == ["keep"]

@@ -167,7 +167,7 @@ class FakeRuntime:
     def __init__(self, host: FakeHost) -> None:
         self.host = host
         self.calls: list[tuple[str, str]] = []
-        """(``start``/``stop``/``kill``/``forget``/``note_ready``/``lease``, replica name) in the order of the calls."""
+        """(``start``/``stop``/``kill``/``forget``/``note_ready``, replica name) in the order of the calls."""
         self.start_errors: list[LlamactlError] = []
         """Raised by the next starts, one each."""
         self._wakes: list[Callable[[], None]] = []
@@ -341,7 +341,9 @@ class FakeRuntime:
         self._wake()
 
     async def lease(self, handle: Handle, orphan_ttl: float) -> None:
-        self._reach("lease", handle).orphan_ttl = orphan_ttl
+        process = self._reach("lease", handle)
+        self.calls.pop()  # knowledge, not an action
+        process.orphan_ttl = orphan_ttl
 
     async def forget(self, handle: Handle) -> None:
         process = self._of("forget", handle)
