@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconciler.core.changes import field_changes
+import pytest
+
+from reconciler.core.changes import field_changes, leaf_path
 from reconciler.core.spec import InstanceSpec
 
 
@@ -46,3 +48,34 @@ def test_numbers_of_tokens_are_no_secrets() -> None:
 def test_a_long_value_is_cut() -> None:
     shown = told(spec(labels={"note": "a"}), spec(labels={"note": "b" * 500}))
     assert len(shown[0]) < 100
+
+
+def test_what_came_from_a_variable_is_never_shown_and_its_change_is_told() -> None:
+    options = {"hf-overrides": {"a": {"b": "one"}}, "dtype": "x"}
+    before = spec(extra_args=["--call-log", "/tmp/one"], backend_options=options)
+    now = {"hf_overrides": {"a": {"b": "two"}}, "dtype": "y"}
+    after = spec(extra_args=["--call-log", "/tmp/two"], backend_options=now)
+    marks = [leaf_path(("extra_args", 1)), leaf_path(("backend_options", "hf-overrides", "a", "b"))]
+    assert told(before.marked(marks), after.marked(marks)) == [
+        "dtype x -> y",
+        "hf_overrides.a.b changed",
+        "extra_args changed",
+    ]
+    assert told(before, after.marked(marks))[2] == 'extra_args ["--call-log", "/tmp/one"] -> (hidden)'
+
+
+def test_where_variables_stood_is_no_part_of_a_declaration() -> None:
+    plain, marked = spec(labels={"a": "b"}), spec(labels={"a": "b"}).marked(["labels.a"])
+    assert plain == marked
+    assert plain.model_dump() == marked.model_dump()
+    assert plain.model_json_schema() == marked.model_json_schema()
+    assert "expanded" not in str(plain.model_json_schema())
+    assert marked.expanded == {"labels.a"}
+
+
+@pytest.mark.parametrize("shape", ["--api-key={}", "https://user:{}@host/x", "HF_TOKEN={}"])
+def test_a_secret_inside_a_value_is_starred(shape: str) -> None:
+    before, after = spec(extra_args=[shape.format("ab1")]), spec(extra_args=[shape.format("ab2"), "--api-key", "ab3"])
+    shown = "".join(told(before, after))
+    assert "extra_args" in shown
+    assert "ab" not in shown
