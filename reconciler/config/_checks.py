@@ -123,26 +123,12 @@ class FleetCheck:
                 owners[port] = (one.name, place)
 
     def _pin(self, one: Declared) -> tuple[int, Path] | None:
-        """The pinned port and where it is written."""
-        option_path: Path = ("backend_options", "port")
+        """The pinned port and where it is written; a port option that is none, or another than the instance's, is the backend's to tell."""
         option = one.spec.backend_options.get("port")
-        if (
-            isinstance(option, str)
-            and option.isascii()
-            and option.isdecimal()
-            and len(option) <= len(str(_HIGHEST_PORT))
-        ):
+        if isinstance(option, str) and option.isascii() and option.isdecimal() and len(option) <= 5:
             option = int(option)  # options may be given as the text that goes on the command line
-        if option is not None and not self.reporter.has(one.path(option_path)):
-            if not isinstance(option, int) or isinstance(option, bool) or not 1 <= option <= _HIGHEST_PORT:
-                message = f"a port is a whole number from 1 to {_HIGHEST_PORT}"
-                self.reporter.error(one.place(option_path), message, path=one.path(option_path))
-            elif one.spec.port is not None and one.spec.port != option:
-                message = f"port {option} here, and {one.spec.port} as the instance's own setting"
-                where, other = one.place(option_path), one.place(("port",))
-                self.reporter.error(where, message, path=one.path(option_path), hint="keep one of them", also=(other,))
-            else:
-                return option, option_path
+        if isinstance(option, int) and not isinstance(option, bool) and 1 <= option <= _HIGHEST_PORT:
+            return option, ("backend_options", "port")
         return (one.spec.port, ("port",)) if one.spec.port is not None else None
 
     def _idle(self) -> None:
@@ -162,9 +148,11 @@ class FleetCheck:
                 self.reporter.warning(where, message, path=("defaults", "idle_timeout"))
 
 
-def check_key_instances(auth: AuthSpec, table: Table, declared: Mapping[str, Place], reporter: Reporter) -> None:
-    """Every instance that an inference key names must be declared."""
-    for index, key in enumerate(auth.inference_keys):
+def check_key_instances(
+    auth: AuthSpec, table: Table, indexes: Sequence[int], declared: Mapping[str, Place], reporter: Reporter
+) -> None:
+    """Every instance that an inference key names must be declared; ``indexes`` are the keys' places in the written list."""
+    for index, key in zip(indexes, auth.inference_keys, strict=False):  # no keys: all were refused
         for position, name in enumerate(key.instances or ()):
             if name not in declared:
                 path: Path = ("inference_keys", index, "instances", position)

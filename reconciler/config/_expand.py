@@ -56,7 +56,7 @@ class Expander:
             name = match["name"]
             if name is None:
                 message = "`${` without a variable's name and a closing brace"
-                self.reporter.error(
+                self.reporter.unusable(
                     scalar.place, message, path=path, hint="write ${NAME} or ${NAME:-default}; $${ is a literal ${"
                 )
                 return ""
@@ -66,18 +66,18 @@ class Expander:
                 return match["default"]
             if found is None:
                 message = f"the environment variable {name} is not set"
-                self.reporter.error(scalar.place, message, path=path, hint=f"set it, or write ${{{name}:-default}}")
+                self.reporter.unusable(scalar.place, message, path=path, hint=f"set it, or write ${{{name}:-default}}")
                 return ""
-            self.reporter.hide(found, f"${{{name}}}")
+            self.reporter.secrets.hide(found, f"${{{name}}}")
             return found
 
         text = _REFERENCE.sub(value, str(scalar.value))
         try:
             text = check_text(text)
         except BadScalar as bad:
-            self.reporter.error(scalar.place, f"the value of {', '.join(names)}: {bad}", path=path, hint=bad.hint)
+            self.reporter.unusable(scalar.place, f"the value of {', '.join(names)}: {bad}", path=path, hint=bad.hint)
             text = ""
-        return Scalar(text, scalar.place, scalar.raw, tuple(names))
+        return Scalar(text, scalar.place, scalar.raw, tuple(names), scalar.end)
 
 
 def _inside_an_option(path: Path) -> bool:

@@ -43,6 +43,8 @@ class KeyReader:
     """Relative key files are looked up from here: the configuration's own folder."""
     environ: Mapping[str, str]
     reporter: Reporter
+    entries: Mapping[str, tuple[int, ...]]
+    """By section: where in the written list each of the model's keys stands; those with a wrong shape are not among them."""
 
     def management(self, spec: AuthSpec) -> tuple[AccessKey, ...]:
         """Keys for the management routes."""
@@ -55,7 +57,7 @@ class KeyReader:
     def _all(self, section: str, sources: tuple[KeySource, ...]) -> tuple[AccessKey, ...]:
         keys: list[AccessKey] = []
         first: dict[bytes, Place] = {}
-        for index, source in enumerate(sources):
+        for index, source in zip(self.entries.get(section, ()), sources, strict=False):  # no sources: all were refused
             path: TreePath = (section, index)
             place = locate(self.auth, path)
             try:
@@ -106,7 +108,7 @@ class KeyReader:
         if len(value) < SHORT_KEY:
             place = node.place if node is not None else None
             message = f"this key has fewer than {SHORT_KEY} characters and could be guessed"
-            hint = "make one with `llamactl keys new`, and keep only its sha256 here"
+            hint = "make one with `openssl rand -hex 32`, put it in a file of mode 0600 and name that as file"
             self.reporter.warning(place, message, path=("auth", *path, "value"), hint=hint)
         return value.encode()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     DocumentStartEvent,
@@ -25,22 +25,12 @@ from ruamel.yaml.events import (
 )
 
 from reconciler.config._guard import MAX_PROBLEMS, BadScalar, Guard, check_text, decode, rejected, resolve
+from reconciler.config._syntax import syntax_problem
 from reconciler.config._tree import Entry, Node, Place, Scalar, Sequence, Table
 from reconciler.core.errors import Problem, Rejected
 
 EMPTY_MESSAGE = "no document; write `instances: {}` to mean none"
 _MERGE = "<<"
-_CURES = (
-    ("'\\t'", "a tab where YAML wants spaces", "indent with spaces"),
-    ("mapping values are not allowed", "a second `:` in one value", "put text that has `: ` in it in quotes"),
-    ("could not find expected ':'", "a key without its `:`", "write `key: value`"),
-    ("expected <block end>", "this does not line up with what is above it", "check the indentation and open brackets"),
-    ("expected ',' or", "a bracket or brace is not closed before this", "add the missing `,`, `]` or `}`"),
-    ("found unexpected end of stream", "a quote is opened and never closed", "close it"),
-    ("'`'", "text may not begin with a backtick", "put it in quotes"),
-    ("'@'", "text may not begin with @", "put it in quotes"),
-    ("'%'", "text may not begin with %", "put it in quotes"),
-)
 
 
 class Built(NamedTuple):
@@ -87,7 +77,7 @@ def parse(data: bytes, *, name: str, guard: Guard | None = None) -> Document:
     except Rejected as stop:
         raise Rejected(*builder.problems, *stop.problems) from None
     except YAMLError as error:
-        raise Rejected(*builder.problems, _syntax(error, name, split_lines(text))) from None
+        raise Rejected(*builder.problems, syntax_problem(error, text, name, split_lines(text))) from None
     except (RecursionError, MemoryError):
         message = "too deeply nested or too large to read"
         raise rejected(Place(name, 1, 1), message, code="CONFIG_TOO_COMPLEX") from None
@@ -101,29 +91,6 @@ def _after_colon(name: str, key: Any, value: Any) -> Place | None:
     if isinstance(value, ScalarEvent) and not value.value and value.implicit[0] and value.anchor is None:
         return Place(name, key.end_mark.line + 1, key.end_mark.column + 2)
     return None
-
-
-def _syntax(error: YAMLError, name: str, lines: tuple[str, ...]) -> Problem:
-    """A parser's complaint in our words, where we have better ones."""
-    if not isinstance(error, MarkedYAMLError):
-        return rejected(Place(name, 1, 1), f"not valid YAML: {error}").problems[0]
-    mark = error.problem_mark or error.context_mark
-    place = Place(name, mark.line + 1, mark.column + 1) if mark is not None else Place(name, 1, 1)
-    said = str(error.problem or error.context or "cannot be read")
-    message, hint = f"not valid YAML: {said}", None
-    for part, words, cure in _CURES:
-        if part in said:
-            message, hint = f"not valid YAML: {words}", cure
-            break
-    if "${" in lines[min(place.line, len(lines)) - 1] and "expected ',' or" in said:
-        hint = "inside braces or brackets put ${…} in quotes"
-    also: tuple[tuple[str, int, int], ...] = ()
-    start = error.context_mark
-    if start is not None and "unexpected end of stream" in said:  # the end says nothing; the open quote does
-        return Problem(message=message, hint=hint, file=name, line=start.line + 1, column=start.column + 1)
-    if start is not None and (start.line, start.column) != (place.line - 1, place.column - 1):
-        also = ((name, start.line + 1, start.column + 1),)
-    return Problem(message=message, hint=hint, file=name, line=place.line, column=place.column, also=also)
 
 
 @dataclass(slots=True)
@@ -230,13 +197,14 @@ class _Builder:
 
     def _scalar(self, event: ScalarEvent, place: Place) -> Scalar:
         text = event.value
+        end = (event.end_mark.line + 1, event.end_mark.column + 1)
         try:
             is_plain = event.implicit[0]
             value = resolve(text) if is_plain else text
-            return Scalar(check_text(value) if isinstance(value, str) else value, place, text)
+            return Scalar(check_text(value) if isinstance(value, str) else value, place, text, end=end)
         except BadScalar as bad:
             self._wrong(place, str(bad), bad.hint)
-            return Scalar(None, place, text)
+            return Scalar(None, place, text, end=end)
 
     def _sequence(self, place: Place, depth: int) -> Built:
         items: list[Node] = []

@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.config._guard import MAX_PROBLEMS
+from reconciler.config._secrets import Secrets, mask_unread
 from reconciler.config._tree import Path, Place, words
 from reconciler.core.errors import Problem, Rejected, Severity
-
-_SECRET_NAME = r"(?:api[_-]?key|[\w-]*token|[\w-]*secret|[\w-]*passw(?:or)?d|[\w-]*credentials?|[\w-]*_key)"
-_SECRET_NAMES = re.compile(_SECRET_NAME, re.IGNORECASE)
-_SECRET_ON_LINE = re.compile(
-    rf"""(?<![\w-])["']?(?:value|{_SECRET_NAME})["']?\s*:\s+(?P<secret>"[^"]*"?|'[^']*'?|[^\s,}}\]#][^,}}\]#]*)""",
-    re.IGNORECASE,
-)
-_SHORTEST_SECRET = 6
-"""Characters; shorter values are no secrets, and hiding every ``1`` or ``on`` would garble messages."""
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a key's name says that its value should not be shown."""
-    return _SECRET_NAMES.fullmatch(name) is not None
-
-
-def mask_line(line: str) -> str:
-    """The line with literal secrets starred out, columns unchanged; ``${VAR}`` references stay."""
-
-    def star(match: re.Match[str]) -> str:
-        secret = match["secret"].rstrip()
-        if "${" in secret or secret in ("|", ">", "null", "~", "true", "false"):
-            return match[0]
-        start = match.start("secret") - match.start()
-        return match[0][:start] + "*" * len(secret) + match[0][start + len(secret) :]
-
-    return _SECRET_ON_LINE.sub(star, line)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -52,16 +25,13 @@ class Reporter:
 
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Text of each file, for the caret display."""
+    unread: frozenset[str] = frozenset()
+    """Files of which there is no tree, so that secrets are known by their shape alone."""
+    secrets: Secrets = field(default_factory=Secrets)
     _problems: list[Problem] = field(default_factory=list)
     _said: set[tuple[str | None, int | None, int | None, str]] = field(default_factory=set)
     _unreadable: set[tuple[str | None, int | None, int | None]] = field(default_factory=set)
     _masked: dict[tuple[str, int], str | None] = field(default_factory=dict)
-    _secrets: dict[str, str] = field(default_factory=dict)
-
-    def hide(self, secret: str, shown: str = "***") -> None:
-        """Never let this text appear in a message."""
-        if len(secret) >= _SHORTEST_SECRET:
-            self._secrets[secret] = shown
 
     def error(
         self,
@@ -99,7 +69,10 @@ class Reporter:
         if problem.path and spot in self._unreadable and problem.severity is Severity.ERROR:
             return
         problem = replace(
-            problem, message=self._clean(problem.message), hint=problem.hint and self._clean(problem.hint)
+            problem,
+            message=self.secrets.clean(problem.message),
+            hint=problem.hint and self.secrets.clean(problem.hint),
+            path=self.secrets.clean(problem.path) if problem.path.startswith("auth") else problem.path,
         )
         if (*spot, problem.message) in self._said:
             return
@@ -113,9 +86,13 @@ class Reporter:
 
     def _line(self, file: str, line: int) -> str | None:
         """The line without its secrets; one text for all problems on it, since a line can be a whole file."""
+        if file in self.unread:
+            self.lines = {**self.lines, file: mask_unread(self.lines.get(file, ()))}
+            self.unread -= {file}
         if (file, line) not in self._masked:
             lines = self.lines.get(file, ())
-            self._masked[file, line] = mask_line(lines[line - 1]) if line <= len(lines) else None
+            text = lines[line - 1] if line <= len(lines) else None
+            self._masked[file, line] = None if text is None else self.secrets.line(file, line, text)
         return self._masked[file, line]
 
     def unreadable(self, problems: Iterable[Problem]) -> None:
@@ -124,10 +101,10 @@ class Reporter:
             self.add(problem)
             self._unreadable.add((problem.file, problem.line, problem.column))
 
-    def _clean(self, text: str) -> str:
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, self._secrets[secret])
-        return text
+    def unusable(self, place: Place, message: str, *, path: Path, hint: str | None) -> None:
+        """Note that a value cannot be had; later complaints about it are echoes."""
+        self.error(place, message, path=path, hint=hint)
+        self._unreadable.add(place)
 
     def has(self, path: Path) -> bool:
         """Whether an error at exactly this path was noted."""

@@ -141,7 +141,7 @@ class Splicer:
         if isinstance(value, ScalarNode):
             if value.start_mark.index == value.end_mark.index or (not value.value and value.style is None):
                 return max(colon, value.end_mark.index if value.anchor else colon)
-            return len(self.text[: value.end_mark.index].rstrip())
+            return len(self.text[: value.end_mark.index].rstrip(" \t\r\n"))
         if value.flow_style or not value.value:
             return int(value.end_mark.index)
         return self.end(*value.value[-1]) if isinstance(value, MappingNode) else self._item_end(value)
@@ -152,7 +152,7 @@ class Splicer:
         if item.start_mark.index < sequence.start_mark.index:
             raise Unsupported("an alias as the last item")
         if isinstance(item, ScalarNode):
-            end = len(self.text[: item.end_mark.index].rstrip())
+            end = len(self.text[: item.end_mark.index].rstrip(" \t\r\n"))
             if not item.value and item.style is None and self.text[end - 1] != "-":
                 raise Unsupported("an item that was left out, with a comment behind it")
             return end
@@ -176,7 +176,7 @@ class Splicer:
         return int(key.start_mark.index) - start
 
     def _insert_lines(self, index: int, lines: list[str], indent: int) -> None:
-        body = "".join(f"{' ' * indent}{line}".rstrip() + self.newline for line in lines)
+        body = "".join(f"{' ' * indent}{line}".rstrip(" ") + self.newline for line in lines)
         if index == len(self.text) and self.text and not self.text.endswith(("\n", "\r")):
             body = self.newline + body
         self._change(index, index, body, indent)

@@ -14,11 +14,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from reconciler.config._guard import BadScalar, resolve
-from reconciler.config._problems import Reporter, is_secret_name, nearest
+from reconciler.config._problems import Reporter, nearest
+from reconciler.config._secrets import is_secret
 from reconciler.config._tree import Node, Path, Scalar, Sequence, Table, find, locate, plain, replace
 from reconciler.config.schema import Schema, structure_schema
 from reconciler.core.contracts import Backend
-from reconciler.core.spec import DURATION_PATTERN
+from reconciler.core.spec import DURATION_PATTERN, KeySource
 
 _TYPE_WORDS = {
     "integer": "a whole number",
@@ -29,6 +30,9 @@ _TYPE_WORDS = {
     "object": "a mapping",
 }
 _NAME_RULE = "letters, digits, `.`, `_` and `-`, up to 63, first a letter or digit"
+
+_PATTERN_WORDS = {KeySource.model_json_schema()["properties"]["sha256"]["anyOf"][0]["pattern"]: "64 hexadecimal digits"}
+"""Patterns that have a name."""
 
 
 @lru_cache(maxsize=4)
@@ -70,7 +74,7 @@ def _converted(root: Node, validator: Draft202012Validator, errors: Iterable[Val
         except BadScalar:
             continue
         if not isinstance(value, str) and validator.evolve(schema=error.schema).is_valid(value):
-            root = replace(root, path, Scalar(value, node.place, node.raw, node.variables))
+            root = replace(root, path, Scalar(value, node.place, node.raw, node.variables, node.end))
     return root
 
 
@@ -108,10 +112,6 @@ def _schema_of(error: ValidationError) -> Schema:
     return dict(error.schema) if isinstance(error.schema, Mapping) else {}
 
 
-def _is_secret(path: Path) -> bool:
-    return path[:1] == ("auth",) or any(isinstance(step, str) and is_secret_name(step) for step in path[-1:])
-
-
 def found_words(node: Node | None, path: Path) -> str:
     """What stands there, for a message; a value that may be secret is named, not shown."""
     match node:
@@ -127,10 +127,44 @@ def found_words(node: Node | None, path: Path) -> str:
             return "nothing"
         case Scalar(value=value, raw=raw):
             kind = "boolean" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
-            if _is_secret(path):
-                return f"a {kind}"
+            if is_secret(path, value):
+                return "text" if kind == "text" else f"a {kind}"
             shown = raw if len(raw) <= 60 else raw[:57] + "..."
             return f"the {kind} {shown!r}" if kind == "text" else f"the {kind} {shown}"
+
+
+def in_yaml_words(message: str, hint: str | None, node: Node | None) -> tuple[str, str | None]:
+    """A backend's finding about a value, with what only the writing shows: ``1.10`` is a number, and ``yes`` is text."""
+    if not isinstance(node, Scalar) or node.variables:
+        return message, hint
+    number = isinstance(node.value, (int, float)) and not isinstance(node.value, bool)
+    if number and "takes text, not" in message:
+        return f"{message.partition(', not')[0]}, not the number {node.raw}", f'put it in quotes: "{node.raw}"'
+    if isinstance(node.value, str) and hint is None and "true or false" in message:
+        return message, _boolean_cure(node.value)
+    return message, hint
+
+
+def _boolean_cure(text: str) -> str | None:
+    """``write true``, for the words that are booleans in YAML 1.1."""
+    if text.lower() not in ("yes", "no", "on", "off", "true", "false"):
+        return None
+    return f"write {'true' if text.lower() in ('yes', 'on', 'true') else 'false'}"
+
+
+def _shape_cure(path: Path) -> str | None:
+    """How the settings look that are most often written in another shape."""
+    match path:
+        case ("instances",):
+            return "write each instance under its name, without a dash: `instances: {NAME: {backend_type: …}}`"
+        case ("auth", "management_keys" | "inference_keys"):
+            return "write a list of keys, such as `[{file: /path/to/key}]`"
+        case ("auth", "management_keys" | "inference_keys", int()):
+            return "a key says where it comes from: write `{file: PATH}`, `{env: NAME}` or `{sha256: DIGEST}`"
+        case (*_, "environment"):
+            return "write `NAME: value` for each variable, without dashes or `=`"
+        case _:
+            return None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,6 +211,8 @@ class _Translator:
             if hint is None:
                 meant = nearest(key, known)
                 hint = f"did you mean `{meant}`?" if meant else "known here: " + ", ".join(known)
+                if not path and not meant:
+                    hint += ", and x-… for anchors"
             self._say((*path, key), f"unknown key `{key}`", hint=hint, on_key=True)
 
     def _where_it_belongs(self, path: Path, key: str) -> str | None:
@@ -216,6 +252,8 @@ class _Translator:
             return f"{text} of {low} or more" if low is not None else f"{text} of {high} or less"
         if schema.get("minLength"):
             return f"{text} that is not empty"
+        if schema.get("pattern") in _PATTERN_WORDS:
+            return _PATTERN_WORDS[schema["pattern"]]
         if "pattern" in schema:
             return (
                 f"{text} like {schema['examples'][0]}"
@@ -226,9 +264,14 @@ class _Translator:
 
     def _cure(self, node: Node | None, path: Path, schema: Schema) -> str | None:
         """What to write instead, where that is plain."""
+        shape = _shape_cure(path)
+        if shape is not None:
+            return shape
+        if isinstance(node, Sequence) and self._expected(schema) == "a mapping":
+            return f"write `name: value` under {path[-1] if path else 'it'}, without a list's dashes or brackets"
         if not isinstance(node, Scalar) or node.variables:
             return None
-        expected, secret = self._expected(schema), _is_secret(path)
+        expected, secret = self._expected(schema), is_secret(path, node.value)
         is_number = isinstance(node.value, (int, float)) and not isinstance(node.value, bool)
         if "duration" in expected:
             return f"add a unit: {node.raw}s or {node.raw}m" if is_number else None
@@ -243,8 +286,8 @@ class _Translator:
 
     @staticmethod
     def _cure_text(text: str, expected: str, secret: bool) -> str | None:
-        if "true or false" in expected and text.lower() in ("yes", "no", "on", "off", "true", "false"):
-            return f"write {'true' if text.lower() in ('yes', 'on', 'true') else 'false'}"
+        if "true or false" in expected and (cure := _boolean_cure(text)):
+            return cure
         if "number" in expected and text.strip().lstrip("+-").replace(".", "", 1).isdigit():
             return "remove the quotes"
         if expected == "a list" and not secret and len(text) <= 60:

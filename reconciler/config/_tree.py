@@ -27,6 +27,8 @@ class Scalar:
     """As written: ``1.10`` for 1.1."""
     variables: tuple[str, ...] = ()
     """Names of the environment variables that were expanded into it; such a value is never shown."""
+    end: tuple[int, int] = (0, 0)
+    """Line and column behind its last character; zeros when it is in no file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ from reconciler.config._guard import Guard
 from reconciler.config._keys import KeyReader
 from reconciler.config._merge import filled, merge_files, section, with_defaults
 from reconciler.config._parse import Document, parse, safe_lines
-from reconciler.config._problems import Reporter, is_secret_name
-from reconciler.config._structure import check_structure, convert_options
-from reconciler.config._tree import Entry, Place, Scalar, Table, find, locate, plain, scalars, without
+from reconciler.config._problems import Reporter
+from reconciler.config._structure import check_structure, convert_options, in_yaml_words
+from reconciler.config._tree import Entry, Place, Scalar, Sequence, Table, find, locate, plain, scalars, without
 from reconciler.config._tree import Path as TreePath
 from reconciler.config.source import Source, in_memory
+from reconciler.core.changes import leaf_path
 from reconciler.core.contracts import Backend, OptionProblem
 from reconciler.core.errors import Rejected
 from reconciler.core.spec import AuthSpec, BackendsSpec, Fleet, InstanceSpec, ServerSpec
@@ -48,7 +49,7 @@ def load(source: Source, *, backends: Mapping[str, Backend], environ: Mapping[st
     reporter = Reporter()
     root = _document(source, reporter)
     root = Expander(environ=environ, reporter=reporter).table(root)
-    _hide_secrets(root, reporter)
+    reporter.secrets.learn(root)  # once more: a variable's default is a literal too
     root, faulty = check_structure(root, backends, reporter)
     return _Loading(root=root, faulty=faulty, backends=backends, environ=environ, reporter=reporter).fleet(source)
 
@@ -79,6 +80,9 @@ def _document(source: Source, reporter: Reporter) -> Table:
             documents.append(document)
             lines[file.name] = document.lines
     reporter.lines = lines
+    reporter.unread = frozenset(lines) - {document.name for document in documents}
+    for document in documents:
+        reporter.secrets.learn(document.root)
     for document in documents:
         reporter.unreadable(document.problems)
     for failed in refusals:
@@ -86,15 +90,6 @@ def _document(source: Source, reporter: Reporter) -> Table:
     if refusals:
         raise Rejected(*reporter.errors)
     return merge_files(tuple(document.root for document in documents), reporter)
-
-
-def _hide_secrets(root: Table, reporter: Reporter) -> None:
-    """Literal secrets never appear in a message, whoever words it."""
-    for path, scalar in scalars(root):
-        name = path[-1] if path else ""
-        in_auth = path[:1] == ("auth",) and name in ("value", "sha256")
-        if isinstance(scalar.value, str) and (in_auth or (isinstance(name, str) and is_secret_name(name))):
-            reporter.hide(scalar.value)
 
 
 class _Loading:
@@ -118,9 +113,11 @@ class _Loading:
 
     def fleet(self, source: Source) -> Fleet:
         """Everything, or Rejected."""
-        tables = {name: self._overridden(name, section(self.root, name)) for name in ("server", "auth", "backends")}
+        tables = {name: self._overridden(name, section(self.root, name)) for name in ("server", "backends")}
+        written = section(self.root, "auth")
+        usable, entries = self._keys(written)
         server = self._model(ServerSpec, ("server",), tables["server"])
-        auth = self._model(AuthSpec, ("auth",), tables["auth"]) or AuthSpec()
+        auth = self._model(AuthSpec, ("auth",), usable) or AuthSpec()
         programs = self._model(BackendsSpec, ("backends",), tables["backends"]) or BackendsSpec()
         names = {name: entry.key_place for name, entry in section(self.root, "instances").entries.items()}
         allow_hosts = frozenset(server.allow_backend_hosts) if server else frozenset()
@@ -134,9 +131,9 @@ class _Loading:
             reporter=self.reporter,
         ).run()
         check_executables(programs, tables["backends"], self.reporter)
-        check_key_instances(auth, tables["auth"], names, self.reporter)
+        check_key_instances(auth, written, entries.get("inference_keys", ()), names, self.reporter)
         base = source.root if source.root.is_dir() else source.root.parent
-        keys = KeyReader(auth=tables["auth"], base=base, environ=self.environ, reporter=self.reporter)
+        keys = KeyReader(auth=written, base=base, environ=self.environ, reporter=self.reporter, entries=entries)
         management, inference = keys.management(auth), keys.inference(auth)
         if self.reporter.errors:
             raise Rejected(*self.reporter.errors)
@@ -155,6 +152,19 @@ class _Loading:
         depth = len(path)
         wrong = {str(bad[depth]) for bad in self.faulty if len(bad) > depth and bad[:depth] == path}
         return without(table, frozenset(wrong))
+
+    def _keys(self, auth: Table) -> tuple[Table, Mapping[str, tuple[int, ...]]]:
+        """``auth`` without the keys that were reported, and where each of the others stands: one key hides no other's trouble."""
+        table = without(auth, frozenset(str(bad[1]) for bad in self.faulty if bad[0] == "auth" and len(bad) == 2))
+        entries = dict(table.entries)
+        kept: dict[str, tuple[int, ...]] = {}
+        for name, entry in table.entries.items():
+            if isinstance(entry.node, Sequence):
+                wrong = {bad[2] for bad in self.faulty if bad[:2] == ("auth", name) and len(bad) > 2}
+                kept[name] = tuple(index for index in range(len(entry.node.items)) if index not in wrong)
+                items = tuple(entry.node.items[index] for index in kept[name])
+                entries[name] = Entry(entry.key_place, Sequence(items, entry.node.place))
+        return Table(entries, table.place), kept
 
     def _overridden(self, name: str, table: Table) -> Table:
         """A section with the variables that win over it."""
@@ -214,6 +224,7 @@ class _Loading:
         spec = self._model(InstanceSpec, path, merged)
         if spec is None:
             return None
+        spec = spec.marked(leaf_path(at) for at, scalar in scalars(merged) if scalar.variables)
         one = Declared(name=name, key_place=entry.key_place, own=own, merged=merged, spec=spec)
         if not any(
             bad[:3] == (*path, "backend_options") or bad[:2] == ("defaults", "backend_options") for bad in self.faulty
@@ -233,7 +244,8 @@ class _Loading:
         else:
             path = one.path(problem.path)
         say: Callable[..., None] = self.reporter.warning if problem.warning else self.reporter.error
-        say(place, problem.message, path=path, hint=problem.hint)
+        message, hint = in_yaml_words(problem.message, problem.hint, find(one.merged, problem.path))
+        say(place, message, path=path, hint=hint)
 
 
 def _existing(table: Table, location: tuple[str | int, ...]) -> TreePath:

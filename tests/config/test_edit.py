@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
@@ -237,6 +237,7 @@ _body = st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), _json, ma
 
 @settings(max_examples=60, deadline=None)
 @given(_body, _body)
+@example({}, {"_": "\xa0"})
 def test_any_body_can_be_put_in_and_changed_into_any_other(
     first: dict[str, JsonValue], second: dict[str, JsonValue]
 ) -> None:

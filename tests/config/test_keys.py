@@ -112,7 +112,7 @@ def test_a_key_file_that_holds_no_key_is_refused_quickly(tmp_path: Path, kind: s
         ("{name: x}", 26, "exactly one of"),
         (f"{{env: A, value: {KEY}}}", 26, "exactly one of"),
         ("{env: UNSET_KEY}", 32, "UNSET_KEY is not set"),
-        ("{sha256: abc}", 35, "expected text of the form"),
+        ("{sha256: abc}", 35, "expected 64 hexadecimal digits"),
         ("{value: ''}", 34, "not empty"),
         ("{role: admin}", 27, "unknown key `role`"),
     ],

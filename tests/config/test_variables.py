@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from reconciler.config.load import same_meaning
+from reconciler.core.changes import field_changes
 from tests.config.fakes import fleet, one, places, problems
 
 
@@ -103,3 +105,23 @@ def test_a_bad_variable_of_the_program_is_named(value: str) -> None:
 def test_an_executable_that_no_shell_would_split_is_refused() -> None:
     assert places(problems('backends: {vllm_executable: "a \'b"}\ninstances: {}')) == [(1, 29)]
     assert problems("instances: {}", {"LLAMACTL_VLLM_EXECUTABLE": "a 'b"})[0].file == "$LLAMACTL_VLLM_EXECUTABLE"
+
+
+def test_a_change_of_a_variable_is_told_without_its_value() -> None:
+    text = "defaults: {labels: {z: '${TOK}'}}\n" + one(
+        options='model: "${TOK}", overrides: {a: ["${TOK}"]}', more='executable: "x ${TOK}"\nenvironment: {A: "${TOK}"}'
+    )
+    before, after = (fleet(text, {"TOK": f"hunter{n}"}).instances["a"] for n in (2, 3))
+    changes = field_changes(before, after)
+    assert [change.path for change in changes] == [
+        "backend_options.model",
+        "backend_options.overrides.a",
+        "environment.A",
+        "executable",
+        "labels.z",
+    ]
+    assert "hunter" not in str(changes)
+
+
+def test_a_literal_and_a_variable_of_the_same_value_mean_the_same() -> None:
+    assert same_meaning(fleet(one(options="model: m")), fleet(one(options='model: "${M}"'), {"M": "m"}))
