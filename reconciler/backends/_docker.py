@@ -52,7 +52,8 @@ def peel_run(
     """Read ``docker run … IMAGE`` from ``at``; the place of the first word behind the image. Raises Rejected."""
     tool = words[at]
     if at + 1 < len(words) and words[at + 1].text == "compose":
-        refuse(words[at + 1], "cannot read a compose command", "import the file with llamactl import compose FILE")
+        hint = "paste the server's own command, as the service has it under command:"
+        refuse(words[at + 1], "cannot read a compose command", hint)
     place = at + 1 + (at + 1 < len(words) and words[at + 1].text == "container")
     if place >= len(words) or words[place].text != "run":
         refuse(words[min(place, len(words) - 1)], f"only {tool.text} run starts a server", "paste the run command")

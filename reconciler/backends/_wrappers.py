@@ -56,7 +56,7 @@ _REFUSED = {
     "torchrun": "let the server start its own workers",
     "mpirun": "paste the command of one process",
     "srun": "run llamactl inside the allocation and paste the inner command",
-    "docker-compose": "import the compose file with llamactl import compose FILE",
+    "docker-compose": "paste the server's own command, as the service has it under command:",
     "kubectl": _INNER,
 }
 _CONTAINERS = frozenset({"docker", "podman", "nerdctl"})
