@@ -226,7 +226,10 @@ class Controller:
         assert self._snapshot is not None
         tell = partial(instance_json, self._snapshot, name, self.clock, self._transitions)
         told = self.loop.faults.attempt(name, "telling its status", tell, None)
-        return told or unknown_json(name, self.generation, self.loop.faults.by_instance().get(name, ""))
+        fault = self.loop.faults.by_instance().get(name)
+        if told is None:
+            return unknown_json(name, self.generation, fault or "")
+        return told | {"fault": fault} if fault is not None else told
 
     def instance(self, name: str) -> dict[str, object]:
         """The status of one instance."""

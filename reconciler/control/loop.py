@@ -335,7 +335,7 @@ class Loop:
             world=self.world(),
             plan=plan,
             external=external,
-            faults={**self.faults.by_instance(), **self._notes.faults, **self._executor.faults},
+            faults={**self._notes.faults, **self._executor.faults},
             restarts=dict(self._memory.restarts),
         )
         self._record_phases(snapshot)

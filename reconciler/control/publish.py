@@ -34,7 +34,7 @@ class Snapshot:
     plan: Plan
     external: Mapping[str, Health]
     faults: Mapping[str, str]
-    """Instances whose last pass failed by a defect of ours, with what was seen."""
+    """Instances whose last action or note failed by a defect of ours, with what was seen."""
     restarts: Mapping[str, int] = field(default_factory=dict)
     """By token: see :func:`replica_json`."""
 

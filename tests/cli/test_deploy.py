@@ -194,9 +194,31 @@ def test_no_wait_and_dry_run(cli: Cli, daemon: FakeDaemon, file: Path) -> None:
 
 def test_nothing_changed_is_said_at_once(cli: Cli, daemon: FakeDaemon, file: Path) -> None:
     daemon.on("PUT /api/v1/config", accepted())
-    daemon.on("GET /api/v1/status", status(stalled("bystander")))
+    daemon.on("GET /api/v1/status", status(stalled("bystander"), generation=2))
     result = cli("apply", "-f", str(file))
     assert (result.code, result.out) == (0, "nothing to change (generation 2)\n")
+
+
+def test_an_apply_that_changes_no_instance_names_what_it_changed(cli: Cli, daemon: FakeDaemon, file: Path) -> None:
+    daemon.on("GET /api/v1/status", status(stalled("bystander"), generation=1))
+    daemon.on("PUT /api/v1/config", accepted() | {"settings": ["server", "auth"]})
+    result = cli("apply", "-f", str(file))
+    assert (result.code, result.out) == (0, "generation 2: changed server, auth\n")
+    daemon.on("PUT /api/v1/config", accepted())
+    assert cli("apply", "-f", str(file)).out == "generation 2 is in force\n"
+
+
+def test_a_plan_shows_what_changes_outside_the_instances(cli: Cli, daemon: FakeDaemon, file: Path) -> None:
+    field = {"path": "inference_keys.ci", "before": "(hidden)", "after": "(hidden)"}
+    change = {"instance": None, "scope": "auth", "kind": "policy", "cause": "changed", "fields": [field]}
+    daemon.on("POST /api/v1/plan", NOTHING | {"pending": True, "changes": [change]})
+    result = cli("plan", "-f", str(file), "--detailed-exitcode")
+    assert result.code == 2
+    assert result.out.splitlines() == [
+        ". auth  policy",
+        "    inference_keys.ci: (hidden) -> (hidden)",
+        "1 to policy",
+    ]
 
 
 def test_a_file_that_the_watch_already_took_is_waited_for(cli: Cli, daemon: FakeDaemon, file: Path) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reconciler.core.contracts import Handle, ReplicaFacts, StartOrder
+from reconciler.control import faults
+from reconciler.core.contracts import ExitRecord, Handle, ReplicaFacts, StartOrder
+from reconciler.core.desired import Desired
+from reconciler.core.diff import diff as real_diff
 from reconciler.core.errors import Conflict, Transient
+from reconciler.core.observed import World
+from reconciler.core.plan import Plan
 from tests.control.rooms import LOADING, NONSENSE, Room, declare
 from tests.runtimes.fake import FakeRuntime, Script
 
@@ -218,3 +225,93 @@ async def test_an_idle_loop_rests(tmp_path: Path) -> None:
         passes = daemon.controller.loop.passes
         await daemon.let_pass(300, step=1)
         assert daemon.controller.loop.passes - passes <= 70
+
+
+async def test_an_instance_that_cannot_be_planned_is_left_alone_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room(tmp_path, declare(a={"size": 1}, b={"size": 1}))
+    broken: list[str] = []
+
+    def diff(desired: Mapping[str, Desired], world: World, *, now: float, max_parallel_replacements: int = 2) -> Plan:
+        if set(broken) & (desired.keys() | world.replicas.keys()):
+            raise ZeroDivisionError("a defect of a")
+        return real_diff(desired, world, now=now, max_parallel_replacements=max_parallel_replacements)
+
+    monkeypatch.setattr(faults, "diff", diff)
+    async with room.daemon() as daemon:
+        await daemon.ready("a", "b")
+        broken.append("a")
+        await daemon.save(declare(a={"size": 2}, b={"size": 2}))
+        await daemon.ready("b")
+        assert (daemon.serials("a"), daemon.serials("b")) == ([1], [2])
+        assert "a defect of a" in daemon.of("a")["fault"]
+        assert daemon.of("b")["fault"] is None
+        assert daemon.controller.routes.by_instance["a"].targets, "what serves goes on serving"
+        broken.clear()
+        await daemon.ready("a")
+        await daemon.controller.loop.passed()
+        assert daemon.of("a")["fault"] is None
+
+
+@pytest.mark.parametrize("place", ["probing", "telling its conditions", "telling its route", "telling its status"])
+async def test_a_defect_anywhere_on_the_way_stays_with_its_instance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    room = Room(tmp_path, declare(a={"size": 1}, b={"size": 1}))
+    async with room.daemon() as daemon:
+        await daemon.ready("a", "b")
+        real = daemon.controller.loop.faults.attempt
+        broken = ["a"]
+
+        def attempt(name: str, doing: str, work: Callable[[], Any], otherwise: Any) -> Any:
+            def defect() -> Any:
+                raise ZeroDivisionError("a defect of a")
+
+            return real(name, doing, defect if name in broken and doing == place else work, otherwise)
+
+        monkeypatch.setattr(daemon.controller.loop.faults, "attempt", attempt)
+        await daemon.save(declare(a={"size": 1}, b={"size": 2}))
+        await daemon.ready("b")
+        await daemon.let_pass(6)
+        assert (daemon.serials("a"), daemon.serials("b")) == ([1], [2])
+        assert "a defect of a" in daemon.of("a")["fault"]
+        assert daemon.controller.routes.by_instance["a"].targets
+        broken.clear()
+        await daemon.ready("a")
+        await daemon.controller.loop.passed()
+        assert daemon.of("a")["fault"] is None
+
+
+async def test_books_that_cannot_be_kept_by_a_defect_are_shown_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room(tmp_path, declare(a={}))
+    async with room.daemon() as daemon:
+        await daemon.ready("a")
+        real, broken = daemon.parts.histories.save, [True]
+
+        async def save(name: str | None = None) -> None:
+            if broken:
+                raise ZeroDivisionError("a defect in the books")
+            await real(name)
+
+        monkeypatch.setattr(daemon.parts.histories, "save", save)
+        await daemon.save(declare(a={}, b={}))
+        await daemon.until(lambda: "a defect in the books" in str(daemon.status()["config"]["write_errors"]), "shown")
+        broken.clear()
+        await daemon.until(lambda: not daemon.status()["config"]["write_errors"], "kept again")
+        await daemon.until(lambda: not daemon.parts.histories.unsaved, "written")
+
+
+async def test_a_replicas_restarts_are_the_failures_that_led_to_it(tmp_path: Path) -> None:
+    room = Room(tmp_path, declare(a={"replicas": 2}))
+    async with room.daemon() as daemon:
+        await daemon.ready("a")
+        first = daemon.runtime.living("a")[0]
+        daemon.room.host.end(first, ExitRecord(code=1))
+        await daemon.until(lambda: daemon.serials("a") == [2, 3], "it has a successor")
+        await daemon.ready("a")
+        found = {one["name"]: one["restarts"] for one in daemon.of("a")["replicas"]}
+        assert found == {"a#2": 0, "a#3": 1}
+        assert daemon.of("a")["restarts"] == 1

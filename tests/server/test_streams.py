@@ -82,6 +82,16 @@ async def test_a_reader_resumes_after_the_last_event_it_saw() -> None:
         assert bad.status == 400
 
 
+async def test_a_past_that_is_asked_for_alone_ends() -> None:
+    control = FakeControl(routes())
+    for number in range(3):
+        control.events.add("config", str(number))
+    async with serving(control) as server:
+        async with reading(server, "/api/v1/events?follow=0", {"Last-Event-ID": "1"}) as stream:
+            assert ids(await stream.end()) == [2, 3]
+        assert (await server.request("GET", "/api/v1/events?follow=perhaps")).status == 400
+
+
 async def test_a_quiet_stream_shows_that_it_lives_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "HEARTBEAT_S", 0.05)
     control = FakeControl(routes())
