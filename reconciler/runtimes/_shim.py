@@ -218,7 +218,8 @@ class Shim:
         self.main_ended = self.kill_since = self.record_since = self.record_next = 0.0
         self.told_dropped = self.told_at = 0.0
         self.orphan_ttl = float(spec["orphan_ttl"])
-        keys = "token boot instance serial revision host port served_model folder_id stop_signal grace".split()
+        keys: tuple[str, ...] = ("token", "boot", "instance", "serial", "revision", "host", "port", "served_model")
+        keys = (*keys, "folder_id", "stop_signal", "grace")
         self.state: dict[str, Any] = {
             "version": PROTOCOL,
             **{key: spec[key] for key in keys},

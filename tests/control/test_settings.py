@@ -12,8 +12,12 @@ import pytest
 
 from reconciler.config import source
 from reconciler.control.controller import PreconditionFailed
+from reconciler.control.memory import Memory
+from reconciler.core.contracts import Endpoint, Handle, Launch, Probe, ProcessState, ReplicaFacts
+from reconciler.core.desired import Desired, Mode
 from reconciler.core.errors import Conflict
-from tests.control.rooms import Daemon, Room, declare
+from reconciler.core.spec import InstanceSpec
+from tests.control.rooms import BACKENDS, Daemon, Room, declare
 from tests.runtimes.fake import Script
 
 FIRST, SECOND = (hashlib.sha256(word).hexdigest() for word in (b"one", b"two"))
@@ -131,3 +135,31 @@ async def test_an_apply_does_not_overwrite_a_save_of_the_same_moment(
             await daemon.controller.apply(declare(a={}, b={}).encode(), if_match=etag)
         assert not isinstance(caught.value, PreconditionFailed)
         assert room.file.read_text() == saved
+
+
+def test_the_last_good_server_is_asked_its_own_question_after_its_backend_changed() -> None:
+    spec = InstanceSpec(backend_type="outside", backend_options={"model": "m", "health": "/new"})
+    good = Launch(argv=("tiny",), backend_type="tiny")
+    new = Desired(
+        name="a",
+        spec=spec,
+        mode=Mode.RUNNING,
+        launch=Launch(argv=("new",), backend_type="outside"),
+        revision="new",
+        external=None,
+        readiness=Probe(path="/new"),
+        liveness=Probe(path="/new"),
+        start_timeout=1.0,
+    )
+    handle = Handle(instance="a", serial=1, token="t")
+    facts = ReplicaFacts(
+        handle=handle,
+        revision=good.revision(),
+        state=ProcessState.RUNNING,
+        endpoint=Endpoint(host="127.0.0.1", port=1),
+    )
+    memory = Memory()
+    memory.learn(None, new, BACKENDS)
+    asked = memory.questions_for(new, facts, good=good, backends=BACKENDS)
+    assert (asked.backend, asked.readiness.path) == (BACKENDS["tiny"], "/health")
+    assert memory.questions_for(new, None, good=good, backends=BACKENDS).readiness.path == "/new"
