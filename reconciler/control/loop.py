@@ -146,7 +146,7 @@ class Loop:
             number = self._begun
             try:
                 plan, acted = await self.once()
-            except Exception:  # the one place where everything is caught: a defect in one pass must not end the daemon
+            except Exception:  # of nobody in particular: a defect in one pass must not end the daemon
                 log.exception("defect in a pass of the loop; trying again in %gs", DEFECT_PAUSE_S)
                 await self._parts.clock.sleep(DEFECT_PAUSE_S)
                 continue

@@ -163,3 +163,18 @@ def test_the_last_good_server_is_asked_its_own_question_after_its_backend_change
     asked = memory.questions_for(new, facts, good=good, backends=BACKENDS)
     assert (asked.backend, asked.readiness.path) == (BACKENDS["tiny"], "/health")
     assert memory.questions_for(new, None, good=good, backends=BACKENDS).readiness.path == "/new"
+
+
+async def test_what_nobody_declares_any_more_ends_as_it_was_told_at_its_start(tmp_path: Path) -> None:
+    stubborn = {"a": Script(obeys_stop_after=None)}
+    room = Room(tmp_path, declare(a={"stop": "{signal: SIGINT, grace: 3s}"}, b={}), scripts=stubborn)
+    async with room.daemon() as daemon:
+        await daemon.ready("a", "b")
+    room.file.write_text(declare(b={}))
+    async with room.daemon() as daemon:
+        (one,) = daemon.runtime.living("a")
+        await daemon.until(lambda: daemon.phase("a") == "gone", "a is gone")
+        assert one.stop_signal == "SIGINT"
+        assert one.stop_since is not None
+        assert one.kill_since is not None
+        assert 3.0 <= one.kill_since - one.stop_since < 4.0, "not the 20s of the default"
