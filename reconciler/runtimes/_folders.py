@@ -68,6 +68,8 @@ class ShimState(_Record):
     served_model: str | None
     folder_id: FolderId
     pid: Annotated[int, Field(gt=1)] | None
+    shim_pid: Annotated[int, Field(gt=1)] | None = None
+    """The shim's own; true only while the connection over which it came is open."""
     started_at: Seconds
     started_monotonic: Seconds
     ready_since: Seconds | None

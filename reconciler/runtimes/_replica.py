@@ -49,6 +49,8 @@ class Replica:
     link: Link | None = None
     unknown: bool = False
     """Its shim lives and does not answer, or cannot be looked for."""
+    unanswered: int = 0
+    """Stop requests in a row that its shim did not answer."""
     lost: ExitRecord | None = None
     """Set when its shim ended without a record and nothing is left."""
     problems: tuple[str, ...] = ()

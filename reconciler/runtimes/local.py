@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from signal import SIGKILL
 
 from reconciler.core.contracts import Handle, LogFile, ReplicaFacts, StartOrder
 from reconciler.core.errors import Conflict, LlamactlError, Missing, Terminal, Transient
@@ -22,6 +24,8 @@ from reconciler.runtimes._launcher import Launcher, ShimProcess
 from reconciler.runtimes._link import Link
 from reconciler.runtimes._ports import bindable, first_free, holder
 from reconciler.runtimes._replica import Replica
+
+logger = logging.getLogger("llamactl.runtime")
 
 LOG_BYTES = 10 * 1024 * 1024
 """A log file is rotated at this size: a vLLM start prints under 1 MB, so a part holds days of ordinary life."""
@@ -38,6 +42,8 @@ _EXIT_SPEC, _EXIT_LOCKED, _EXIT_SETUP, _EXIT_PORT = 2, 3, 4, 5
 PORT_ATTEMPTS = 16
 """Ports that are tried in one start when other daemons of the host were quicker; each attempt takes milliseconds."""
 
+STOP_PATIENCE = 2
+"""Stop requests without an answer after which a shim is ended itself; each waits 5 s, and a live shim answers in a millisecond."""
 PORT_PAUSE_S = 0.02
 PORT_PATIENCE = 25
 """A pinned or preferred port is asked for so often, so many seconds apart: a supervisor is gone milliseconds after its backend."""
@@ -280,11 +286,36 @@ class LocalRuntime:
 
     async def stop(self, handle: Handle, *, asked: str, signal: str | None = None) -> None:
         """The stop signal to the main process, once; a shim that knows no other takes its own."""
-        await self._request(handle, "stop", "stop", asked=asked, signal=signal)
+        await self._end(handle, "stop", patience=STOP_PATIENCE, asked=asked, signal=signal)
 
     async def kill(self, handle: Handle, *, asked: str) -> None:
         """Begin to kill everything that belongs to it; EXITED follows when nothing is left."""
-        await self._request(handle, "kill", "kill", asked=asked)
+        await self._end(handle, "kill", patience=1, asked=asked)
+
+    async def _end(self, handle: Handle, do: str, *, patience: int, **arguments: object) -> None:
+        """Ask the shim to end its replica; one that stays silent ``patience`` times is ended itself, and its backend with it."""
+        replica = self._of(handle, do)
+        try:
+            await self._request(handle, do, do, **arguments)
+        except Transient:
+            replica.unanswered += 1
+            if replica.unanswered < patience or not self._end_silent(replica):
+                raise
+        else:
+            replica.unanswered = 0
+
+    def _end_silent(self, replica: Replica) -> bool:
+        """SIGKILL a shim that does not answer; the kernel ends the main process with it, the sweep ends the rest.
+
+        Its pid is proven: it came over a connection that only the shim holds open, so while that is open the pid is not reused.
+        """
+        link, state = replica.link, replica.state
+        if link is None or link.closed.is_set() or state is None or state.shim_pid is None:
+            return False
+        logger.warning("the supervisor of %s does not answer and is killed", replica.handle.replica)
+        with contextlib.suppress(ProcessLookupError):  # it ended this very moment
+            os.kill(state.shim_pid, SIGKILL)
+        return True
 
     async def note_ready(self, handle: Handle, at: float) -> None:
         """Remembered by the shim; the first note counts."""
