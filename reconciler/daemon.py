@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -62,8 +63,19 @@ def run_daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
     """Run until told to end."""
     log_to_stderr(options.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _open_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_daemon(options, environ))
+
+
+def _open_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: each stream takes two, and 1024 is what most hosts begin with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        with contextlib.suppress(
+            ValueError, OSError
+        ):  # macOS refuses its own infinity; what we have is enough to start
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run_leftovers(folder: Path | None, environ: Mapping[str, str]) -> int:

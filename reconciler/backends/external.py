@@ -119,6 +119,7 @@ class External:
             base_path=parts.path.rstrip("/").removesuffix("/v1").rstrip("/"),
             tls=tls,
             api_key=_key(option_value(spec, "api_key"), environ),
+            served_model=self.served_model(spec),
         )
 
     def served_model(self, spec: InstanceSpec) -> str | None:

@@ -156,6 +156,8 @@ class Probes:
         if answer.status is not None and self._is_alive(asked, answer.status, answer.body):
             self._set(asked.key, Health(ready=True, message=_message(answer)))
             return
+        if answer.ours:
+            return  # nothing was asked: a model is not ended because the daemon ran out of descriptors
         progress = self._progress_at(asked.key)
         if progress is not None and self._clock.monotonic() - progress < asked.policy.interval + asked.policy.timeout:
             return  # it sends tokens: busy, not hung

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from reconciler.core.contracts import Endpoint, Probe
 LONGEST_ANSWER = 64 * 1024
 """Bytes of an answer that are read; a health answer is a few words, an error page may be longer."""
 
+_OUR_OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 _NO_SUCH_ROUTE = (404, 405, 501)
 
 
@@ -25,6 +27,8 @@ class Answer:
     body: bytes = b""
     error: str = ""
     """Why there is no status, for people."""
+    ours: bool = False
+    """Nothing was asked: this process ran out of descriptors, ports or memory, which says nothing about the other side."""
 
 
 class Prober:
@@ -74,4 +78,5 @@ class Prober:
         except TimeoutError:
             return Answer(status=None, error=f"no answer within {timeout.total:g}s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(status=None, error=str(error) or type(error).__name__)
+            number = getattr(error, "errno", None)
+            return Answer(status=None, error=str(error) or type(error).__name__, ours=number in _OUR_OWN_TROUBLE)

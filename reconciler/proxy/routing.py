@@ -53,12 +53,12 @@ def _lookup(routes: Routes, model: str) -> Resolved | None:
     instance = routes.names.get(model)
     if instance is not None:
         return Resolved(instance=instance, served=None, asked=model)
-    cut = model.rfind("/")
-    while cut > 0:
-        instance = routes.names.get(model[:cut])
-        if instance is not None and model[cut + 1 :]:
-            return Resolved(instance=instance, served=model[cut + 1 :], asked=model)
-        cut = model.rfind("/", 0, cut)
+    # only cuts behind a known name are tried: a name may be megabytes of slashes, the names are few
+    for length in sorted({len(name) for name in routes.names}, reverse=True):
+        if len(model) > length + 1 and model[length] == "/":
+            instance = routes.names.get(model[:length])
+            if instance is not None:
+                return Resolved(instance=instance, served=model[length + 1 :], asked=model)
     return None
 
 

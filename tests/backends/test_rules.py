@@ -300,6 +300,12 @@ def test_external_rules(options: dict[str, JsonValue]) -> None:
     assert len(errors(check("external", options))) == 1
 
 
+def test_an_external_model_replaces_the_client_s_name() -> None:
+    one = backend("external").external(spec("external", {"url": "http://h:1/v1", "model": "org/name"}), {})
+    assert one is not None
+    assert one.served_model == "org/name"
+
+
 def test_external_verdicts() -> None:
     judge = backend("external").judge
     assert [judge(status, b"") for status in (200, 404, 429)] == [Verdict.READY] * 3

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from reconciler.control.leases import Leases
@@ -122,3 +126,18 @@ def test_models_are_listed_with_aliases_for_the_key_and_without_those_switched_o
     assert model_list(snapshot, grant)["data"] == [one_model(snapshot, grant, "cold")]
     with pytest.raises(Refusal):
         one_model(snapshot, grant, "tiny")
+
+
+def test_a_name_of_a_million_slashes_costs_no_more_than_the_names_there_are() -> None:
+    asked: list[str] = []
+
+    class Counted(dict[str, str]):
+        def get(self, key: str, default: Any = None) -> Any:
+            asked.append(key[:10])
+            return super().get(key, default)
+
+    known = replace(SNAPSHOT, names=Counted(SNAPSHOT.names))
+    for model in ("/" * 1_000_000, "a/" * 500_000, "tiny/" * 200_000):
+        with contextlib.suppress(Refusal):
+            resolve(known, model, ALL)
+    assert len(asked) <= 3 * (len(SNAPSHOT.names) + 1)
