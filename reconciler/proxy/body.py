@@ -51,11 +51,19 @@ def _malformed(why: str, *, line: int | None = None, column: int | None = None) 
     return Refusal(400, f"the request body is not valid JSON{place}: {why}", code="invalid_json")
 
 
+def _no_text() -> Refusal:
+    return Refusal(400, "`model` holds what is not Unicode text", code="invalid_value", param="model")
+
+
 def find_json_model(body: Buffer) -> ModelField | None:
     """The top-level ``model`` of a JSON object; None when it has none. Refusal 400 for anything that is not a JSON object."""
     value = _decode(body)
     if value is None:
         return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and no name can have
+        raise _no_text() from None
     return ModelField(value, (_last_top_level(body),), as_json=True)
 
 
@@ -69,6 +77,8 @@ def _decode(body: Buffer) -> str | None:
         raise Refusal(400, "the request body must be a JSON object", code="invalid_json") from None
     except RecursionError:
         raise _malformed("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise _no_text() from None
     except msgspec.DecodeError:
         return _decode_leniently(body)
 

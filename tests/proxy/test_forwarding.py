@@ -320,3 +320,12 @@ async def test_requests_are_counted_on_their_replica_for_as_long_as_they_last() 
             await connection.reader.readuntil(b"0\r\n\r\n")
         assert control.leases.in_flight("r") == 0
         assert control.leases.demand("tiny").last_end is not None
+
+
+@pytest.mark.parametrize("name", [b"tiny/\\ud800", b"tiny/\xff", b"\\udfff", b"\xed\xa0\x80"])
+async def test_a_model_that_is_no_text_is_400_and_reaches_nobody(name: bytes) -> None:
+    async with proxied() as (backend, server):
+        answer = await server.request("POST", "/v1/chat/completions", b'{"model":"' + name + b'"}')
+    assert answer.status == 400
+    assert answer.json()["error"]["param"] == "model"
+    assert not backend.seen
