@@ -154,7 +154,10 @@ async def _find_model(request: web.BaseRequest, body: HeldBody) -> ModelField | 
         )
     kind = request.content_type
     if kind == "multipart/form-data":
-        return find_form_model(body.data, request.headers.get(hdrs.CONTENT_TYPE, ""))
+        declared = request.headers.get(hdrs.CONTENT_TYPE, "")
+        if len(body.data) >= BIG_BODY:
+            return await asyncio.to_thread(find_form_model, body.data, declared)
+        return find_form_model(body.data, declared)
     if kind == "application/json" or kind.endswith("+json") or body.data[:64].lstrip()[:1] == b"{":
         if len(body.data) >= BIG_BODY:
             return await asyncio.to_thread(find_json_model, body.data)

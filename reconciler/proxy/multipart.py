@@ -13,6 +13,8 @@ from reconciler.proxy.refusals import Refusal
 
 MAX_PART_HEAD = 8 * 1024
 """Longest head of one part, bytes; real ones are under 300."""
+MAX_PARTS = 1000
+"""Most parts of one form; real ones have under 30, and a body full of tiny parts takes seconds to walk."""
 
 _BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition[ \t]*:[ \t]*form-data([^\r\n]*)", re.IGNORECASE)
@@ -62,8 +64,10 @@ def _parts(body: Buffer, boundary: bytes) -> list[tuple[int, int]]:
         if at < 0:
             raise _bad("the declared boundary does not occur in it")
         at += 2 + len(mark)
-    parts = []
+    parts: list[tuple[int, int]] = []
     while not body.startswith(b"--", at):
+        if len(parts) == MAX_PARTS:
+            raise _bad(f"it has more than {MAX_PARTS} parts")
         line_end = body.find(b"\r\n", at, at + 200)
         if line_end < 0 or body[at:line_end].strip(b" \t"):
             raise _bad("text follows a boundary on its line")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.proxy.body import splice
-from reconciler.proxy.multipart import find_form_model
+from reconciler.proxy.multipart import MAX_PARTS, find_form_model
 from reconciler.proxy.refusals import Refusal
 
 TYPE = "multipart/form-data; boundary=BOUNDARY"
@@ -96,3 +96,12 @@ def test_a_form_that_servers_would_read_differently_is_refused(body: bytes, decl
     with pytest.raises(Refusal) as refused:
         find_form_model(body, declared)
     assert refused.value.status == 400
+
+
+def test_a_form_of_very_many_parts_is_refused_as_such() -> None:
+    most = [field("x", b"") for _ in range(MAX_PARTS - 1)]
+    found = find_form_model(form(*most, field("model", b"a")), TYPE)
+    assert found is not None
+    assert found.value == "a"
+    with pytest.raises(Refusal, match="more than 1000 parts"):
+        find_form_model(form(*most, field("model", b"a"), AUDIO), TYPE)
