@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from reconciler.core.contracts import Endpoint
+from reconciler.proxy.headers import flaw
 
 CONNECT_S = 5.0
 """Longest connection set-up, seconds: backends are on loopback, where it takes microseconds; an external one may be across an ocean."""
@@ -135,6 +136,10 @@ class Client:
         if not LOWEST_STATUS <= answer.status <= HIGHEST_STATUS:
             answer.close()
             raise BadAnswer(f"status {answer.status}")
+        raw = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.raw_headers)
+        if (why := flaw(answer.reason or "", raw)) is not None:
+            answer.close()
+            raise BadAnswer(why)
         return answer
 
 

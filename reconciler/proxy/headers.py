@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from multidict import CIMultiDict
@@ -46,6 +47,24 @@ _NEVER_DOWNSTREAM = HOP_BY_HOP | {
 }
 
 Pairs = Iterable[tuple[str, str]]
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def flaw(reason: str, pairs: Pairs) -> str | None:
+    """What forbids passing this head of an answer on: a name that is no token of RFC 9110, a control character; None for nothing.
+
+    The parser lets both through. A space before a colon is among them, which others read as another header than we do.
+    """
+    if _CONTROL.search(reason):
+        return f"a control character in the reason phrase {reason!r}"
+    for name, value in pairs:
+        if not _TOKEN.fullmatch(name):
+            return f"the header name {name!r}"
+        if _CONTROL.search(value):
+            return f"a control character in the header {name}"
+    return None
 
 
 def named_by_connection(values: Iterable[str]) -> frozenset[str]:

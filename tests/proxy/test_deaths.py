@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import json
 
 import pytest
@@ -244,6 +245,12 @@ BAD = {
     "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n{}",
     "nul in a header": b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 2\r\n\r\n{}",
     "bare cr in a header": b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\n{}",
+    "escape in a header": b"HTTP/1.1 200 OK\r\nX: a\x01\x1b[31mb\r\nContent-Length: 2\r\n\r\n{}",
+    "delete in a header": b"HTTP/1.1 200 OK\r\nX: a\x7fb\r\nContent-Length: 2\r\n\r\n{}",
+    "escape in the reason": b"HTTP/1.1 200 O\x1b[31mK\r\nContent-Length: 2\r\n\r\n{}",
+    "escape in a dropped header": b"HTTP/1.1 200 OK\r\nSet-Cookie: a\x1bb\r\nContent-Length: 2\r\n\r\n{}",
+    "space before the colon": b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
+    "no name of a header": b"HTTP/1.1 200 OK\r\nX(y): a\r\nContent-Length: 2\r\n\r\n{}",
     "huge header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\nContent-Length: 2\r\n\r\n{}",
     "too many headers": b"HTTP/1.1 200 OK\r\n"
     + b"".join(b"X-%d: a\r\n" % n for n in range(500))
@@ -263,12 +270,22 @@ async def test_what_is_no_valid_answer_is_502_with_fixed_words(kind: str) -> Non
     assert "127.0.0.1" not in error["message"]
 
 
+async def test_a_head_that_cannot_be_passed_on_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    assert (await ask(fixed(BAD["escape in a header"]))).status == 502
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.name for record in told] == ["reconciler.proxy.forward"]
+    assert "\x1b" not in told[0].getMessage()
+    assert told[0].exc_info is None
+
+
 GOOD = {
     "old version": (b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhello", b"hello"),
     "no reason": (b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
     "bare line feeds": (b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}", b"{}"),
     "chunk extension": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n", b"{}"),
     "interim answers": (b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
+    "latin-1 in the reason": (b"HTTP/1.1 200 d\xe9j\xe0\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
+    "tab in a header": (b"HTTP/1.1 200 OK\r\nX: a\tb\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
     "latin-1 in a header": (b"HTTP/1.1 200 OK\r\nX: caf\xe9\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
 }
 
