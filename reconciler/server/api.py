@@ -11,7 +11,7 @@ from reconciler.core.errors import Problem
 from reconciler.proxy.refusals import Refusal
 from reconciler.server.control import Control
 from reconciler.server.problems import answer, bad_request
-from reconciler.server.requests import read_bytes, read_object
+from reconciler.server.requests import read_bytes, read_instance
 
 YAML_TYPE = "application/yaml"
 
@@ -59,13 +59,13 @@ class Api:
 
     async def create(self, request: web.Request) -> web.Response:
         """``POST /api/v1/instances/{name}``."""
-        body = await read_object(request, self._control.clock)
+        body = await read_instance(request, self._control.clock)
         made = await self._control.create(_name(request), body)
         return web.json_response(made, status=201, headers={hdrs.LOCATION: request.rel_url.raw_path})
 
     async def replace(self, request: web.Request) -> web.Response:
         """``PUT /api/v1/instances/{name}``."""
-        body = await read_object(request, self._control.clock)
+        body = await read_instance(request, self._control.clock)
         return web.json_response(await self._control.replace(_name(request), body))
 
     async def delete(self, request: web.Request) -> web.Response:

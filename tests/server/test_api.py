@@ -9,8 +9,11 @@ import shutil
 from collections.abc import Sequence
 
 import pytest
+from pydantic import JsonValue
 
+from reconciler.config.document import declares, set_instance
 from reconciler.core.errors import Conflict, LlamactlError, Problem, Rejected, Terminal, Transient
+from reconciler.server.requests import MAX_DEPTH
 from tests.server.fakes import (
     INFERENCE_KEY,
     MANAGEMENT_KEY,
@@ -144,6 +147,42 @@ async def test_a_body_that_is_no_json_object_is_400_with_its_place(
     (problem,) = answer.json()["problems"]
     assert (problem["line"], problem["column"]) == (line, column)
     assert scripted.calls == []
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "why"),
+    [
+        (b'{"labels": ' + b"[" * 400 + b"]" * 400 + b"}", "labels" + "[0]" * 37, "nested deeper than 37 levels"),
+        (b'{"labels": {"a": ["fine", "\\u001b[2J"]}}', "labels.a[1]", "U+001B"),
+        (b'{"labels": {"a\\u0000": "x"}}', "labels", "U+0000"),
+        (b'{"model": "\\ud800"}', "model", "U+D800"),
+        (b'{"labels": {"a": 1e999}}', "labels.a", "finite"),
+        (b'{"labels": {"a": 9223372036854775808}}', "labels.a", "64 bits"),
+        (b'{"labels": [' + b"1," * 20_000 + b"1]}", "", "more than 20,000 values"),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_value_that_no_file_can_hold_is_400_with_its_path(
+    method: str, body: bytes, path: str, why: str
+) -> None:
+    scripted = control()
+    async with serving(scripted) as server:
+        answer = await server.request(method, "/api/v1/instances/x", body)
+    assert answer.status == 400
+    (problem,) = answer.json()["problems"]
+    assert problem["path"] == path
+    assert why in problem["message"]
+    assert scripted.calls == []
+
+
+def test_what_an_instance_may_hold_is_what_its_file_may_hold() -> None:
+    deepest: JsonValue = 1
+    for _ in range(MAX_DEPTH - 1):
+        deepest = [deepest]
+    body: dict[str, JsonValue] = {"labels": deepest, "text": "tab\t, line\n, \U0001f600", "n": [2**63 - 1, -(2**63)]}
+    assert declares(set_instance("", "x", body), "x")
+    with pytest.raises(Rejected):
+        set_instance("", "x", {"labels": [deepest]})
 
 
 async def test_management_bodies_are_bounded() -> None:
