@@ -16,6 +16,7 @@ from reconciler.server import metrics
 from reconciler.server.api import Api
 from reconciler.server.control import Control
 from reconciler.server.front import Front, grant_of
+from reconciler.server.nowhere import Nowhere
 from reconciler.server.parse import ParseCommand
 from reconciler.server.streams import Streams
 
@@ -121,6 +122,7 @@ def make_app(control: Control, *, authorizer: Authorizer, names: Collection[str]
     add("GET", "/v1/models", models)
     add("GET", "/v1/models/{model:.+}", model)
     add("*", "/v1/{tail:.*}", infer)
+    app.router.register_resource(Nowhere(app.router))
     return app
 
 

@@ -252,6 +252,29 @@ async def test_nobody_is_told_to_go_on_without_a_key() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "key", "status"),
+    [
+        ("/nope", None, 404),
+        ("/health", None, 405),
+        ("/api/v1/nope", None, 401),
+        ("/api/v1/nope", MANAGEMENT_KEY, 404),
+        ("/api/v1/status", None, 401),
+        ("/api/v1/status", MANAGEMENT_KEY, 405),
+    ],
+)
+async def test_nobody_is_told_to_go_on_to_where_no_route_leads(path: str, key: str | None, status: int) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 17\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
+    head += "Content-Type: application/json\r\n\r\n"
+    control = FakeControl(routes(management=[access_key(MANAGEMENT_KEY)], inference=[access_key(INFERENCE_KEY)]))
+    async with serving(control) as server, server.connected() as client:
+        await client.send(head.encode())
+        async with asyncio.timeout(5):
+            first = await client.reader.readline()
+    assert first.split()[1] == str(status).encode()
+
+
+@pytest.mark.parametrize(
     "start",
     [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: loc", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /he"],
 )
