@@ -51,6 +51,7 @@ class FleetCheck:
         """Report everything."""
         self._names()
         self._aliases()
+        self._variables()
         self._range()
         self._ports()
         self._idle()
@@ -76,6 +77,8 @@ class FleetCheck:
                 place = one.place(path)
                 if not alias.strip():
                     self.reporter.error(place, "an alias must not be empty", path=one.path(path))
+                elif not alias.isprintable():
+                    self.reporter.error(place, "an alias must not hold control characters", path=one.path(path))
                 elif alias in self.names:
                     whose = "its own name" if alias == one.name else "the name of another instance"
                     self.reporter.error(
@@ -88,6 +91,17 @@ class FleetCheck:
                     self.reporter.error(place, message, path=one.path(path), hint=hint, also=(first,))
                 else:
                     owners[alias] = (one.name, place)
+
+    def _variables(self) -> None:
+        """No process can be given a variable without a name, or with ``=`` in it."""
+        for one in self.declared:
+            for name in one.spec.environment:
+                if not name or "=" in name:
+                    path: Path = ("environment", name)
+                    hint = "write NAME: value" if name else None
+                    self.reporter.error(
+                        one.place(path), f"{name!r} cannot be the name of a variable", path=one.path(path), hint=hint
+                    )
 
     def _range(self) -> None:
         first, last = self.server.ports()

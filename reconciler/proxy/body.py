@@ -44,6 +44,8 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _COLON = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+")
 _ESCAPED_KEY = re.compile(rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"', re.ASCII)
 _KEY = b'"model"'
+LENIENT_BYTES = 4 * 1024 * 1024
+"""Largest body read by the lenient parser; 57 MB of empty lists took 1.3 GB and stalled the daemon for 5 s, 4 MB take a fourteenth."""
 
 
 def _malformed(why: str, *, line: int | None = None, column: int | None = None) -> Refusal:
@@ -86,8 +88,13 @@ def _decode(body: Buffer) -> str | None:
 def _decode_leniently(body: Buffer) -> str | None:
     """Python's parser, for what it accepts and msgspec does not: half surrogate pairs (emoji cut in two by a client) and NaN.
 
-    Numbers are not converted, so that one of a million digits costs nothing.
+    Numbers are not converted, so that one of a million digits costs nothing. Large documents are refused instead: this parser
+    makes an object of every value, tens of bytes for two of text, and holds the interpreter meanwhile.
     """
+    if len(body) > LENIENT_BYTES:
+        raise _malformed(
+            f"it holds NaN, Infinity or half a surrogate pair, which is read up to {LENIENT_BYTES} bytes only"
+        )
     try:
         document = json.loads(body.decode("utf-8", "surrogateescape"), parse_int=str, parse_float=str)
     except json.JSONDecodeError as error:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.proxy.body import find_json_model, splice
+from reconciler.proxy.body import LENIENT_BYTES, find_json_model, splice
 from reconciler.proxy.refusals import Refusal
 
 
@@ -157,3 +157,13 @@ def test_many_nested_names_cost_time_in_proportion() -> None:
     assert found is not None
     assert found.value == "top"
     assert found.spans == ((10, 15),)
+
+
+def test_a_large_document_is_not_given_to_the_lenient_parser() -> None:
+    small = b'{"model": "tiny", "n": NaN}'
+    found = find_json_model(small)
+    assert found is not None
+    assert found.value == "tiny"
+    with pytest.raises(Refusal, match="NaN") as caught:
+        find_json_model(b'{"model": "tiny", "n": NaN, "a": [' + b"[]," * (LENIENT_BYTES // 3) + b"[]]}")
+    assert caught.value.status == 400
