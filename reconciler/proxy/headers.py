@@ -53,10 +53,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def flaw(reason: str, pairs: Pairs) -> str | None:
-    """What forbids passing this head of an answer on: a name that is no token of RFC 9110, a control character; None for nothing.
+    """What forbids passing this head of an answer on: a name that is no token of RFC 9110, a control character, a transfer coding
+    that is not ``chunked`` alone; None for nothing.
 
-    The parser lets both through. A space before a colon is among them, which others read as another header than we do.
+    The parser lets all of these through. A space before a colon is among them, which others read as another header than we do; and a
+    body in a coding that is not undone here would reach the client as if it were plain.
     """
+    codings = []
     if _CONTROL.search(reason):
         return f"a control character in the reason phrase {reason!r}"
     for name, value in pairs:
@@ -64,6 +67,10 @@ def flaw(reason: str, pairs: Pairs) -> str | None:
             return f"the header name {name!r}"
         if _CONTROL.search(value):
             return f"a control character in the header {name}"
+        if name.lower() == "transfer-encoding":
+            codings.append(value.strip().lower())
+    if codings not in ([], ["chunked"]):
+        return f"Transfer-Encoding: {', '.join(codings)}"
     return None
 
 

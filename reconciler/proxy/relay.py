@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 import struct
+from http import HTTPStatus
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -43,7 +44,9 @@ async def relay(request: web.BaseRequest, answer: aiohttp.ClientResponse, lease:
     response = web.StreamResponse(status=answer.status, reason=answer.reason or None)
     response.headers.extend(for_client(answer.headers.items(), answer.headers.getall(hdrs.CONNECTION, ())))
     framing = framing_of(answer.headers)
-    if framing is Framing.LENGTH:
+    if answer.status == HTTPStatus.RESET_CONTENT:
+        response.headers[hdrs.CONTENT_LENGTH] = "0"  # it has no body, and unlike 204 it must say so
+    elif framing is Framing.LENGTH:
         response.headers[hdrs.CONTENT_LENGTH] = answer.headers[hdrs.CONTENT_LENGTH]
     if request.method == hdrs.METH_HEAD or answer.status in _NO_BODY:
         await response.prepare(request)

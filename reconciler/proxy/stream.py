@@ -29,8 +29,8 @@ class Framing(Enum):
 
 
 def framing_of(headers: Mapping[str, str]) -> Framing:
-    """From the answer's headers, which the parser already found to be consistent."""
-    if "chunked" in headers.get("Transfer-Encoding", "").lower():
+    """From the answer's headers, which are consistent: the parser saw to lengths, the client to ``chunked`` as the only coding."""
+    if "Transfer-Encoding" in headers:
         return Framing.CHUNKED
     return Framing.LENGTH if "Content-Length" in headers else Framing.CLOSE
 

@@ -5,9 +5,11 @@ The same screening runs before ``100 Continue`` is sent, so that nobody uploads 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import hdrs, web
+from aiohttp.http import StreamWriter
 
 from reconciler.core.errors import LlamactlError
 from reconciler.proxy.auth import Area, Authorizer, Grant, credentials
@@ -17,11 +19,14 @@ from reconciler.server.control import Control
 from reconciler.server.guard import allowed_origin, refuse_ambiguous, refuse_foreign_host
 from reconciler.server.problems import answer, from_error, from_http, speaks_openai
 
+logger = logging.getLogger(__name__)
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 MANAGEMENT_BODY = 1024 * 1024
 """Largest body of a management request, bytes: that of the file itself."""
+_DEFECT = Refusal(500, "a defect in llamactl; its log tells more", code="internal", close=True)
 _GRANT = web.RequestKey("llamactl.grant", Grant)
 _ORIGIN = web.RequestKey("llamactl.origin", str)
 _WITHOUT_EFFECT = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
@@ -76,6 +81,14 @@ class Front:
             return answer(request.path, from_error(error))
         except web.HTTPException as error:
             return answer(request.path, from_http(error))
+        except Exception:  # a defect met by one request: told in the route's shape, shown whole in the log
+            transport = request.transport
+            if request.writer.output_size or transport is None or transport.is_closing():
+                raise  # an answer began or the client left: aiohttp ends the connection, and nothing is sent twice
+            logger.exception("a defect while %s %r was answered", request.method, request.path)
+            if isinstance(request.writer, StreamWriter):
+                request.writer.chunked = False  # the head that could not be written may have asked for chunks
+            return answer(request.path, _DEFECT)
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:
         """``Expect: 100-continue``: screened before the client is told to go on."""

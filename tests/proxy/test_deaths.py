@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import json
+import logging
 
 import pytest
 
@@ -251,6 +251,12 @@ BAD = {
     "escape in a dropped header": b"HTTP/1.1 200 OK\r\nSet-Cookie: a\x1bb\r\nContent-Length: 2\r\n\r\n{}",
     "space before the colon": b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
     "no name of a header": b"HTTP/1.1 200 OK\r\nX(y): a\r\nContent-Length: 2\r\n\r\n{}",
+    "unknown coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "chunks, then gzip": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "gzip, then chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "two codings": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "chunks twice": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "identity": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n{}",
     "huge header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\nContent-Length: 2\r\n\r\n{}",
     "too many headers": b"HTTP/1.1 200 OK\r\n"
     + b"".join(b"X-%d: a\r\n" % n for n in range(500))
@@ -285,6 +291,7 @@ GOOD = {
     "chunk extension": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n", b"{}"),
     "interim answers": (b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
     "latin-1 in the reason": (b"HTTP/1.1 200 d\xe9j\xe0\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
+    "chunks in capitals": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"{}"),
     "tab in a header": (b"HTTP/1.1 200 OK\r\nX: a\tb\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
     "latin-1 in a header": (b"HTTP/1.1 200 OK\r\nX: caf\xe9\r\nContent-Length: 2\r\n\r\n{}", b"{}"),
 }
@@ -315,3 +322,15 @@ async def test_a_body_where_none_may_be_does_not_reach_the_next_answer() -> None
             await client.send(encoded("POST", "/v1/x", {"model": "tiny"}))
             answer = await client.answer()
             assert answer.status in (204, 502)
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 2\r\n\r\nxx", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"\r\n"]
+)
+async def test_a_reset_content_promises_no_body(framing: bytes) -> None:
+    script = fixed(b"HTTP/1.1 205 Reset Content\r\n" + framing)
+    async with proxied(script) as (_backend, server), server.connected() as client:
+        for _ in range(2):
+            await client.send(encoded("POST", "/v1/x", {"model": "tiny"}))
+            answer = await client.answer()
+            assert (answer.status, answer.body, answer.headers["content-length"]) == (205, b"", "0")
