@@ -6,6 +6,7 @@ A concrete backend says its names, its readiness rule and what is its own; it ad
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 from pydantic import JsonValue
 
@@ -21,14 +22,17 @@ from reconciler.backends._flags import Given, render, resolve
 from reconciler.backends._parse import parse_command
 from reconciler.backends._schema import options_schema
 from reconciler.backends._values import ValueProblem
-from reconciler.backends._vocabulary import Vocabulary, load
+from reconciler.backends._vocabulary import Vocabulary, from_table, load
 from reconciler.backends._wrappers import Program, names_program
 from reconciler.core.contracts import (
     Endpoint,
     Launch,
     OptionProblem,
+    OptionSource,
+    OptionTable,
     ParsedCommand,
     Probe,
+    TableLookup,
     Verdict,
 )
 from reconciler.core.errors import Problem, Rejected
@@ -70,9 +74,10 @@ def health_verdict(status: int) -> Verdict:
     return Verdict.READY if 200 <= status < 300 else Verdict.LOADING
 
 
-def executable_words(spec: InstanceSpec, default: str, place: str) -> tuple[str, ...]:
+def executable_words(spec: InstanceSpec | None, default: str, place: str) -> tuple[str, ...]:
     """The program to run: the instance's own, else the backends' section's; Rejected names the one that cannot be split."""
-    text, path = (spec.executable, "executable") if spec.executable is not None else (default, place)
+    own = spec.executable if spec is not None else None
+    text, path = (own, "executable") if own is not None else (default, place)
     try:
         return split_executable(text)
     except ValueProblem as problem:
@@ -93,25 +98,58 @@ class VocabularyBackend:
     refused: Mapping[str, str] = {}
     """Options that an instance may not set, each with what to do instead."""
 
-    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary | None = None, lookup: TableLookup | None = None) -> None:
         self._vocabulary = vocabulary
+        self._lookup = lookup
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The options it checks against: those given, else the packaged ones, read when first needed."""
+        """The options of no program in particular: those given, else the packaged ones, read when first needed."""
         return self._vocabulary if self._vocabulary is not None else load(self.kind)
 
-    def options_schema(self) -> Mapping[str, object]:
-        """JSON schema (2020-12) of ``backend_options``."""
-        return options_schema(self.vocabulary, frozenset(self.refused))
+    @property
+    def option_source(self) -> OptionSource | None:
+        """None: there is no installed program to be read."""
+        return None
 
-    def check(self, spec: InstanceSpec, *, allow_hosts: frozenset[str] = frozenset()) -> Sequence[OptionProblem]:
+    def read_options(self, output: str) -> OptionTable:
+        """Always Rejected, where there is no :attr:`option_source`."""
+        raise Rejected(Problem(message=f"the options of {self.kind} cannot be read from a program"))
+
+    def informed(self, lookup: TableLookup) -> Self:
+        """The same backend, which prefers the tables that this lookup knows."""
+        return type(self)(self._vocabulary, lookup)
+
+    def executable(self, spec: InstanceSpec | None, backends: BackendsSpec) -> tuple[str, ...] | None:
+        """The instance's own, else the ``backends`` section's; Rejected names the one that cannot be split."""
+        return executable_words(spec, *self.default_executable(backends))
+
+    def vocabulary_of(self, executable: tuple[str, ...] | None) -> Vocabulary:
+        """The options of one program: those read from it, else :attr:`vocabulary`."""
+        table = self._lookup(executable) if self._lookup is not None and executable is not None else None
+        return from_table(table) if table is not None else self.vocabulary
+
+    def _vocabulary_for(self, spec: InstanceSpec | None, backends: BackendsSpec | None) -> Vocabulary:
+        try:
+            return self.vocabulary_of(self.executable(spec, backends or BackendsSpec()))
+        except Rejected:  # words that cannot be split are reported by check_executable, or by the check of that section
+            return self.vocabulary
+
+    def options_schema(self, backends: BackendsSpec | None = None) -> Mapping[str, object]:
+        """JSON schema (2020-12) of ``backend_options``; with ``backends``, of the program that is installed where they say."""
+        vocabulary = self.vocabulary if backends is None else self._vocabulary_for(None, backends)
+        return options_schema(vocabulary, frozenset(self.refused))
+
+    def check(
+        self, spec: InstanceSpec, *, backends: BackendsSpec | None = None, allow_hosts: frozenset[str] = frozenset()
+    ) -> Sequence[OptionProblem]:
         """Everything wrong or doubtful with the instance's options, extra_args and executable."""
-        given, problems = check_options(self.vocabulary, spec, allow_hosts=allow_hosts, refused=self.refused)
+        vocabulary = self._vocabulary_for(spec, backends)
+        given, problems = check_options(vocabulary, spec, allow_hosts=allow_hosts, refused=self.refused)
         return (
             *problems,
             *self.own_rules(spec, given),
-            *check_extra(self.vocabulary, spec, given, self.refused),
+            *check_extra(vocabulary, spec, given, self.refused),
             *check_executable(spec),
         )
 
@@ -126,20 +164,23 @@ class VocabularyBackend:
     def launch(self, spec: InstanceSpec, backends: BackendsSpec) -> Launch | None:
         """What to run for a checked instance; Rejected for an executable or a value that cannot be used."""
         executable = executable_words(spec, *self.default_executable(backends))
-        given, problems = resolve(self.vocabulary, spec.backend_options)
+        vocabulary = self.vocabulary_of(executable)
+        given, problems = resolve(vocabulary, spec.backend_options)
         try:
             if problems:
                 raise ValueProblem(problems[0].message, hint=problems[0].hint)
-            argv = (*executable, *self.arguments(executable, given), *spec.extra_args)
+            argv = (*executable, *self.arguments(vocabulary, executable, given), *spec.extra_args)
         except ValueProblem as problem:
             raise Rejected(Problem(message=problem.message, hint=problem.hint, path="backend_options")) from None
         host = single_host(given["host"].value) if "host" in given else None
         port = port_number(given["port"].value) if "port" in given else None
         return make_launch(argv, spec, backends, host=host or DEFAULT_HOST, port=port)
 
-    def arguments(self, executable: tuple[str, ...], given: Mapping[str, Given]) -> tuple[str, ...]:
+    def arguments(
+        self, vocabulary: Vocabulary, executable: tuple[str, ...], given: Mapping[str, Given]
+    ) -> tuple[str, ...]:
         """The words between executable and extra_args."""
-        return render(self.vocabulary, given, leave=OURS)
+        return render(vocabulary, given, leave=OURS)
 
     def command(self, launch: Launch, *, host: str, port: int) -> tuple[str, ...]:
         """The final argv: host and port come last, so that they win over anything before."""

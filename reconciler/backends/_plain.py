@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Self
 
 from pydantic import JsonValue
 
 from reconciler.backends._values import ValueProblem, check_text, shown
-from reconciler.core.contracts import OptionProblem
-from reconciler.core.spec import InstanceSpec
+from reconciler.core.contracts import OptionProblem, OptionSource, OptionTable, TableLookup
+from reconciler.core.errors import Problem, Rejected
+from reconciler.core.spec import BackendsSpec, InstanceSpec
+
+
+class Untabled:
+    """The part of a backend that has to do with reading an installed program's options, for one that has no such program."""
+
+    kind: str
+
+    @property
+    def option_source(self) -> OptionSource | None:
+        """None."""
+        return None
+
+    def read_options(self, output: str) -> OptionTable:
+        """Always Rejected."""
+        raise Rejected(Problem(message=f"{self.kind} has no options that could be read from a program"))
+
+    def informed(self, lookup: TableLookup) -> Self:
+        """The same backend."""
+        return self
+
+    def executable(self, spec: InstanceSpec | None, backends: BackendsSpec) -> tuple[str, ...] | None:
+        """None."""
+        return None
+
 
 Written = Mapping[str, tuple[str, JsonValue]]
 """By canonical name: the key as written, and the value."""

@@ -259,3 +259,18 @@ def load(backend: str) -> Vocabulary:
     """The packaged vocabulary of a backend, read once."""
     text = (resources.files("reconciler.backends") / "vocabulary" / f"{backend}.json").read_text(encoding="utf-8")
     return Vocabulary.from_json(json.loads(text))
+
+
+def from_table(table: Mapping[str, object]) -> Vocabulary:
+    """The vocabulary of a table's plain data, built once per table object; errors as :meth:`Vocabulary.from_json`."""
+    known = _BUILT.get(id(table))
+    if known is None or known[0] is not table:
+        if len(_BUILT) >= _MOST_BUILT:
+            _BUILT.clear()
+        known = _BUILT[id(table)] = (table, Vocabulary.from_json(table))
+    return known[1]
+
+
+_MOST_BUILT = 16
+_BUILT: dict[int, tuple[Mapping[str, object], Vocabulary]] = {}
+"""By the table's identity, the table kept with it so that the identity stays its own."""

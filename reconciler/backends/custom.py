@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from reconciler.backends._base import DEFAULT_HOST, START_TIMEOUT, health_verdict, make_launch
 from reconciler.backends._check import check_host, check_port, port_number, single_host
 from reconciler.backends._parse import no_command
-from reconciler.backends._plain import check_keys, check_plain_text, text_option
+from reconciler.backends._plain import Untabled, check_keys, check_plain_text, text_option
 from reconciler.backends._values import ValueProblem, check_text, shown
 from reconciler.core.contracts import Endpoint, Launch, OptionProblem, ParsedCommand, Probe, Verdict
 from reconciler.core.spec import BackendsSpec, InstanceSpec
@@ -25,14 +25,14 @@ _NO_CONTROL = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 _EXAMPLE = "write command: [python, -m, my_server, --host, '{host}', --port, '{port}']"
 
 
-class Custom:
+class Custom(Untabled):
     """``backend_type: custom``."""
 
     kind = "custom"
     start_timeout = START_TIMEOUT
     parse_routes: tuple[str, ...] = ()
 
-    def options_schema(self) -> Mapping[str, object]:
+    def options_schema(self, backends: BackendsSpec | None = None) -> Mapping[str, object]:
         """JSON schema (2020-12) of ``backend_options``."""
         text = {"type": "string", "pattern": _NO_CONTROL}
         return {
@@ -64,7 +64,9 @@ class Custom:
             "additionalProperties": False,
         }
 
-    def check(self, spec: InstanceSpec, *, allow_hosts: frozenset[str] = frozenset()) -> Sequence[OptionProblem]:
+    def check(
+        self, spec: InstanceSpec, *, backends: BackendsSpec | None = None, allow_hosts: frozenset[str] = frozenset()
+    ) -> Sequence[OptionProblem]:
         """Everything wrong with the options; extra_args and executable have no meaning here."""
         return tuple(self._check(spec, allow_hosts))
 

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from reconciler.backends._base import START_TIMEOUT
 from reconciler.backends._parse import no_command
-from reconciler.backends._plain import check_keys, check_plain_text, option_value, text_option
+from reconciler.backends._plain import Untabled, check_keys, check_plain_text, option_value, text_option
 from reconciler.backends._values import ValueProblem, check_text, shown
 from reconciler.core.contracts import Endpoint, Launch, OptionProblem, ParsedCommand, Probe, Verdict
 from reconciler.core.spec import BackendsSpec, InstanceSpec
@@ -24,14 +24,14 @@ _KEYS = ("url", "model", "api_key")
 _EXAMPLE = "write url: https://host.example/v1"
 
 
-class External:
+class External(Untabled):
     """``backend_type: external``."""
 
     kind = "external"
     start_timeout = START_TIMEOUT
     parse_routes: tuple[str, ...] = ()
 
-    def options_schema(self) -> Mapping[str, object]:
+    def options_schema(self, backends: BackendsSpec | None = None) -> Mapping[str, object]:
         """JSON schema (2020-12) of ``backend_options``."""
         key = {
             "description": "Where the key for that server comes from: exactly one of env and file.",
@@ -68,7 +68,9 @@ class External:
             "additionalProperties": False,
         }
 
-    def check(self, spec: InstanceSpec, *, allow_hosts: frozenset[str] = frozenset()) -> Sequence[OptionProblem]:
+    def check(
+        self, spec: InstanceSpec, *, backends: BackendsSpec | None = None, allow_hosts: frozenset[str] = frozenset()
+    ) -> Sequence[OptionProblem]:
         """Everything wrong with the options, and settings that only a started server has."""
         return tuple(self._check(spec))
 

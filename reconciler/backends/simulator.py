@@ -16,6 +16,7 @@ from reconciler.backends._base import OURS, VocabularyBackend
 from reconciler.backends._flags import Given, render
 from reconciler.backends._parse import no_command
 from reconciler.backends._values import item_text
+from reconciler.backends._vocabulary import Vocabulary
 from reconciler.backends._wrappers import Program
 from reconciler.backends.mlx_lm import judge_completion, one_token
 from reconciler.core.contracts import ParsedCommand, Probe, Verdict
@@ -40,11 +41,17 @@ class Simulator(VocabularyBackend):
         """The Python that runs llamactl, so that the simulator is always the one of this version."""
         return f"{shlex.quote(sys.executable)} -m {MODULE}", "executable"
 
-    def arguments(self, executable: tuple[str, ...], given: Mapping[str, Given]) -> tuple[str, ...]:
+    def executable(self, spec: InstanceSpec | None, backends: BackendsSpec) -> tuple[str, ...] | None:
+        """None: it is part of llamactl, whose own table is always the right one."""
+        return None
+
+    def arguments(
+        self, vocabulary: Vocabulary, executable: tuple[str, ...], given: Mapping[str, Given]
+    ) -> tuple[str, ...]:
         """``KIND serve MODEL`` or ``KIND --model MODEL``, and the faults."""
         personality = _text(given, "personality", DEFAULT_PERSONALITY)
         model = _text(given, "model", DEFAULT_MODEL)
-        rest = render(self.vocabulary, given, leave=OURS | {"model", "personality"})
+        rest = render(vocabulary, given, leave=OURS | {"model", "personality"})
         return (personality, *_MODEL_WORDS[personality], model, *rest)
 
     def _chosen(self, spec: InstanceSpec, name: str, default: str) -> str:

@@ -10,6 +10,7 @@ from reconciler.backends._check import named
 from reconciler.backends._docker import entrypoint, is_run
 from reconciler.backends._flags import OPTIONS, Given, render
 from reconciler.backends._values import ValueProblem, item_text
+from reconciler.backends._vocabulary import Vocabulary
 from reconciler.backends._wrappers import Program
 from reconciler.core.contracts import OptionProblem
 from reconciler.core.spec import BackendsSpec, InstanceSpec
@@ -81,9 +82,11 @@ class Vllm(VocabularyBackend):
                 on_key=True,
             )
 
-    def arguments(self, executable: tuple[str, ...], given: Mapping[str, Given]) -> tuple[str, ...]:
+    def arguments(
+        self, vocabulary: Vocabulary, executable: tuple[str, ...], given: Mapping[str, Given]
+    ) -> tuple[str, ...]:
         """``serve MODEL`` and the options; ``--model`` where there is no subcommand to take a bare word."""
-        rest = render(self.vocabulary, given, leave=OURS | {"model"})
+        rest = render(vocabulary, given, leave=OURS | {"model"})
         if "model" not in given:
             return (SUBCOMMAND, *rest) if wants_subcommand(executable) else rest
         model = item_text(given["model"].option, given["model"].value)

@@ -121,7 +121,7 @@ class _Loading:
         programs = self._model(BackendsSpec, ("backends",), tables["backends"]) or BackendsSpec()
         names = {name: entry.key_place for name, entry in section(self.root, "instances").entries.items()}
         allow_hosts = frozenset(server.allow_backend_hosts) if server else frozenset()
-        declared = [one for name in names if (one := self._instance(name, allow_hosts)) is not None]
+        declared = [one for name in names if (one := self._instance(name, programs, allow_hosts)) is not None]
         FleetCheck(
             declared=declared,
             names=names,
@@ -201,7 +201,7 @@ class _Loading:
                 table = without(table, frozenset(wrong))
         return None
 
-    def _instance(self, name: str, allow_hosts: frozenset[str]) -> Declared | None:
+    def _instance(self, name: str, programs: BackendsSpec, allow_hosts: frozenset[str]) -> Declared | None:
         """One instance, merged and checked; None when it is not even that."""
         path: TreePath = ("instances", name)
         entry = section(self.root, "instances").entries[name]
@@ -229,7 +229,7 @@ class _Loading:
         if not any(
             bad[:3] == (*path, "backend_options") or bad[:2] == ("defaults", "backend_options") for bad in self.faulty
         ):
-            for problem in backend.check(spec, allow_hosts=allow_hosts):
+            for problem in backend.check(spec, backends=programs, allow_hosts=allow_hosts):
                 self._option_problem(one, problem)
         return one
 

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from reconciler.core.errors import Problem
 from reconciler.core.launch import Launch
-from reconciler.core.spec import BackendsSpec, InstanceSpec, OptionValue, StopSpec
+from reconciler.core.options import OptionProblem, OptionSource, OptionTable, ParsedCommand, TableLookup
+from reconciler.core.spec import BackendsSpec, InstanceSpec, StopSpec
 
 
 class Verdict(StrEnum):
@@ -37,44 +38,6 @@ class Probe:
     body: bytes | None = None
     timeout: float | None = None
     """Seconds; None takes the instance's ``probe.timeout``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptionProblem:
-    """A problem inside one instance, before the file and its positions are known."""
-
-    path: tuple[str | int, ...]
-    """Below the instance: ``("backend_options", "tensor-parallel-size")``, with the key as the user wrote it."""
-    message: str
-    hint: str | None = None
-    warning: bool = False
-    on_key: bool = False
-    """True points at the key (unknown name), False at the value."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParsedCommand:
-    """A pasted command line, understood."""
-
-    backend_type: str
-    backend_options: Mapping[str, OptionValue]
-    environment: Mapping[str, str]
-    extra_args: tuple[str, ...]
-    executable: str | None
-    """Shell-quoted, only when it was a path or wrapper other than the plain name."""
-    name: str
-    """A suggested instance name that satisfies ``NAME_PATTERN``."""
-    warnings: tuple[str, ...]
-
-    def instance(self) -> dict[str, OptionValue]:
-        """The instance as it stands in a file: only what was given."""
-        optional: dict[str, OptionValue] = {
-            "executable": self.executable,
-            "extra_args": list(self.extra_args),
-            "environment": dict(self.environment),
-        }
-        given = {key: value for key, value in optional.items() if value}
-        return {"backend_type": self.backend_type, "backend_options": dict(self.backend_options), **given}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +78,37 @@ class Backend(Protocol):
         """Names under ``/api/v1/backends/`` whose parse-command this backend answers; empty for none."""
         ...
 
-    def options_schema(self) -> Mapping[str, object]:
-        """JSON schema (2020-12) of ``backend_options``."""
+    @property
+    def option_source(self) -> OptionSource | None:
+        """How its options are read from an installed program; None for a backend without a table of options."""
         ...
 
-    def check(self, spec: InstanceSpec, *, allow_hosts: frozenset[str] = frozenset()) -> Sequence[OptionProblem]:
+    def read_options(self, output: str) -> OptionTable:
+        """The table in what :attr:`option_source` printed; Rejected when it is no such thing."""
+        ...
+
+    def informed(self, lookup: TableLookup) -> Backend:
+        """The same backend, which prefers the tables that this lookup knows to the packaged one."""
+        ...
+
+    def executable(self, spec: InstanceSpec | None, backends: BackendsSpec) -> tuple[str, ...] | None:
+        """The words of the program that an instance runs (None: one without an executable of its own).
+
+        None for a backend that starts nothing, or whose program is its own; Rejected for words that cannot be split.
+        """
+        ...
+
+    def options_schema(self, backends: BackendsSpec | None = None) -> Mapping[str, object]:
+        """JSON schema (2020-12) of ``backend_options``; with ``backends``, of the program that is installed where they say."""
+        ...
+
+    def check(
+        self, spec: InstanceSpec, *, backends: BackendsSpec | None = None, allow_hosts: frozenset[str] = frozenset()
+    ) -> Sequence[OptionProblem]:
         """Everything wrong or doubtful with the instance's options, extra_args and executable.
 
-        ``allow_hosts`` are the addresses beside loopback that a backend may listen on (``server.allow_backend_hosts``).
+        ``backends`` say which program it is where the instance does not. ``allow_hosts`` are the addresses beside loopback
+        that a backend may listen on (``server.allow_backend_hosts``).
         """
         ...
 
@@ -345,6 +331,8 @@ __all__ = [
     "Launch",
     "LogFile",
     "OptionProblem",
+    "OptionSource",
+    "OptionTable",
     "ParsedCommand",
     "Probe",
     "Problem",
@@ -352,5 +340,6 @@ __all__ = [
     "ReplicaFacts",
     "Runtime",
     "StartOrder",
+    "TableLookup",
     "Verdict",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from reconciler.backends._plain import Untabled
 from reconciler.config.load import load_text
 from reconciler.core.contracts import (
     Backend,
@@ -41,18 +42,20 @@ _PYTHON: Mapping[str, type | tuple[type, ...]] = {
 
 
 @dataclass(frozen=True)
-class FakeBackend:
+class FakeBackend(Untabled):
     """Knows :data:`OPTIONS` in both spellings, insists on ``model``, warns about ``enable_log_requests``."""
 
     kind: str = "fake"
     start_timeout: float = 300.0
     parse_routes: tuple[str, ...] = ()
 
-    def options_schema(self) -> Mapping[str, object]:
+    def options_schema(self, backends: BackendsSpec | None = None) -> Mapping[str, object]:
         properties = {spelling: value for name, value in OPTIONS.items() for spelling in (name, name.replace("_", "-"))}
         return {"type": "object", "properties": properties, "additionalProperties": False}
 
-    def check(self, spec: InstanceSpec, *, allow_hosts: frozenset[str] = frozenset()) -> Sequence[OptionProblem]:
+    def check(
+        self, spec: InstanceSpec, *, backends: BackendsSpec | None = None, allow_hosts: frozenset[str] = frozenset()
+    ) -> Sequence[OptionProblem]:
         found: list[OptionProblem] = []
         for key, value in spec.backend_options.items():
             at = ("backend_options", key)

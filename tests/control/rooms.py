@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reconciler.backends._plain import Untabled
 from reconciler.config import source
 from reconciler.control.controller import Controller
 from reconciler.control.events import EventLog
@@ -33,18 +34,20 @@ STEP_S = 0.05
 
 
 @dataclass(frozen=True)
-class Tiny:
+class Tiny(Untabled):
     """A backend with three options: ``model`` and ``size`` are felt by the process, ``health`` is where it answers."""
 
     kind: str = "tiny"
     start_timeout: float = 300.0
     parse_routes: tuple[str, ...] = ()
 
-    def options_schema(self) -> Mapping[str, object]:
+    def options_schema(self, backends: BackendsSpec | None = None) -> Mapping[str, object]:
         properties = {"model": {"type": "string"}, "size": {"type": "integer"}, "health": {"type": "string"}}
         return {"type": "object", "properties": properties, "additionalProperties": False}
 
-    def check(self, spec: InstanceSpec, *, allow_hosts: frozenset[str] = frozenset()) -> Sequence[OptionProblem]:
+    def check(
+        self, spec: InstanceSpec, *, backends: BackendsSpec | None = None, allow_hosts: frozenset[str] = frozenset()
+    ) -> Sequence[OptionProblem]:
         return [] if "model" in spec.backend_options else [OptionProblem(path=(), message="`model` is missing")]
 
     def launch(self, spec: InstanceSpec, backends: BackendsSpec) -> Launch | None:
