@@ -1,0 +1,48 @@
+"""What every importer is given and gives back: text in, drafts of instances and a list of what was lost out. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from reconciler.core.options import ParsedCommand
+from reconciler.core.spec import OptionValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Something of the other tool's file that our file does not say, or says otherwise."""
+
+    what: str
+    """The setting as that file names it: ``models.qwen.ttl``."""
+    why: str
+    cure: str | None = None
+    line: int | None = None
+    """1-based, in the file that was imported."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """One instance, not checked yet."""
+
+    name: str
+    """As the other file has it; it is made a valid and unique name when the drafts become a file."""
+    body: Mapping[str, OptionValue]
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A whole file, understood."""
+
+    drafts: tuple[Draft, ...]
+    lost: tuple[Lost, ...] = ()
+    sections: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
+    """Settings beside ``instances``: ``{"server": {"port": 8080}}``."""
+
+
+Understand = Callable[[str], ParsedCommand]
+"""A command line in, what it means out, whichever server it starts; Rejected with line and column when no backend knows it."""
+
+Unknown = Callable[[str], ParsedCommand]
+"""The same for a command of no known server: it becomes an instance that runs exactly these words."""
