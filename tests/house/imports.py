@@ -94,7 +94,7 @@ _EFFECTS = frozenset({"open", "print", "input", "exec", "eval", "breakpoint", "_
 _CLOCK_CALLS = frozenset({"now", "utcnow", "today"})
 _LIGHT = frozenset({"core.errors", "host.clock"})
 """Modules without third-party imports, which an entry point may load at once."""
-_DYNAMIC_HOMES = ("backends/__init__.py", "cli/frame.py")
+_DYNAMIC_HOMES = ("backends/__init__.py", "config/importers/__init__.py", "cli/frame.py")
 
 
 def _inside(module: Module, homes: tuple[str, ...]) -> bool:
@@ -204,7 +204,7 @@ def _impure_import(module: Module, one: Import) -> Iterator[str]:
 
 
 def modules_are_imported_by_name(source: Source) -> Iterator[str]:
-    """Imports by text would escape these rules, so only the two finders of plug-ins and commands have them."""
+    """Imports by text would escape these rules, so only the finders of plug-ins and commands have them."""
     for module in source.modules:
         if _inside(module, _DYNAMIC_HOMES):
             continue

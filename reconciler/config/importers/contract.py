@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from reconciler.core.options import ParsedCommand
 from reconciler.core.spec import OptionValue
@@ -19,6 +20,9 @@ class Lost:
     cure: str | None = None
     line: int | None = None
     """1-based, in the file that was imported."""
+    column: int | None = None
+    file: str | None = None
+    """Only when it is another file than the one that was imported: one of a folder, an environment file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,8 @@ class Draft:
     """As the other file has it; it is made a valid and unique name when the drafts become a file."""
     body: Mapping[str, OptionValue]
     line: int | None = None
+    file: str | None = None
+    """As in :class:`Lost`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +52,21 @@ Understand = Callable[[str], ParsedCommand]
 
 Unknown = Callable[[str], ParsedCommand]
 """The same for a command of no known server: it becomes an instance that runs exactly these words."""
+
+
+class Importer(Protocol):
+    """One kind of foreign file. The module ``importers/X.py`` offers one as ``IMPORTER``."""
+
+    kind: str
+    """How the command line names it: ``llama-swap``."""
+    help: str
+    """One line for ``llamactl import --help``."""
+    needs_file: bool
+    """False where there is nothing to read (running processes): ``data`` is empty then."""
+
+    def read(self, data: bytes, *, name: str, understand: Understand, unknown: Unknown) -> Imported:
+        """The file's instances and everything that is lost. Rejected, with ``name``, line and column, for what is no such file.
+
+        ``name`` is the file as the user named it, ``<stdin>`` for standard input; ``data`` is 1 MiB at most.
+        """
+        ...
