@@ -1,7 +1,8 @@
 """A backend version's options as frozen data: spellings, type, arity, choices, default, negative form.
 
-The tables are the JSON files in ``vocabulary/``, read once when first asked for. A table read from an installed program goes
-through the same :meth:`Vocabulary.from_json`, so nothing here knows which version it holds. Nothing here renders or parses.
+The tables are the JSON files in ``vocabulary/``, read once when first asked for: ``KIND.json`` as the program gave it, and
+``KIND.notes.json`` with what is known besides. A table read from an installed program gets the same notes (``_merge``), so
+nothing here knows which version it holds. Nothing here renders or parses.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from importlib import resources
 from typing import Any
 
 from pydantic import JsonValue
+
+from reconciler.backends._merge import NO_NOTES, merged
 
 
 class Kind(StrEnum):
@@ -75,6 +78,9 @@ class Option:
     """Words that a number may be instead (``auto``)."""
     pattern: str | None = None
     """Further texts that the server reads as a number (``32k``), a regular expression for the whole text."""
+    minimum: float | None = None
+    """Least number that the server takes; None where none is known."""
+    maximum: float | None = None
     nullable: bool = False
     """The server reads ``None`` and the empty text as absent."""
     text: bool = False
@@ -128,6 +134,8 @@ class Gone:
     hint: str
     becomes: Mapping[str, JsonValue] = field(default_factory=dict)
     """The same meaning in this version's options; empty when there is none."""
+    later: bool = False
+    """It is of a later version than this one, which does not have it yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,19 +263,33 @@ def _option(entry: Mapping[str, Any]) -> Option:
 
 
 @lru_cache(maxsize=8)
+def _packaged(name: str) -> Mapping[str, Any] | None:
+    file = resources.files("reconciler.backends") / "vocabulary" / f"{name}.json"
+    data: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return data
+
+
+@lru_cache(maxsize=8)
 def load(backend: str) -> Vocabulary:
-    """The packaged vocabulary of a backend, read once."""
-    text = (resources.files("reconciler.backends") / "vocabulary" / f"{backend}.json").read_text(encoding="utf-8")
-    return Vocabulary.from_json(json.loads(text))
+    """The packaged vocabulary of a backend, read once; KeyError for a backend without one."""
+    table = _packaged(backend)
+    if table is None:
+        raise KeyError(backend)
+    return Vocabulary.from_json(merged(table, _packaged(f"{backend}.notes") or NO_NOTES))
 
 
 def from_table(table: Mapping[str, object]) -> Vocabulary:
-    """The vocabulary of a table's plain data, built once per table object; errors as :meth:`Vocabulary.from_json`."""
+    """The vocabulary of a table's plain data, built once per table object, with the packaged notes of its backend.
+
+    What the packaged version has and this one lacks is told as gone; errors as :meth:`Vocabulary.from_json`.
+    """
     known = _BUILT.get(id(table))
     if known is None or known[0] is not table:
         if len(_BUILT) >= _MOST_BUILT:
             _BUILT.clear()
-        known = _BUILT[id(table)] = (table, Vocabulary.from_json(table))
+        backend = str(table["backend"])
+        notes = _packaged(f"{backend}.notes") or NO_NOTES
+        known = _BUILT[id(table)] = (table, Vocabulary.from_json(merged(table, notes, _packaged(backend))))
     return known[1]
 
 

@@ -1,0 +1,90 @@
+"""A table of options as a program gave it, and what is known besides: one table. Plain data in, plain data out.
+
+A table says what one version has; notes say what no program tells (better help, secrets, what replaced a flag). Notes are
+written for one version and merged into any, so they never make a table unusable: what they say of an option that a table lacks,
+or in a form that does not fit there, is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+Plain = Mapping[str, Any]
+
+NO_NOTES: Plain = {"options": {}, "gone": {}, "rules": []}
+
+
+def merged(table: Plain, notes: Plain, packaged: Plain | None = None) -> dict[str, Any]:
+    """The table with the notes in it.
+
+    ``packaged`` is the table that the notes were written for, where it is another one: its flags that ``table`` lacks are then
+    told as gone. Raises KeyError, TypeError or ValueError when ``table`` is none.
+    """
+    options = [_noted(entry, notes["options"].get(entry["name"], {})) for entry in table["options"]]
+    names = {key for entry in options for key in _keys(entry)}
+    flags = set(_flags(options))
+    lost = _lost(packaged, table, flags) if packaged is not None else {}
+    gone = {**lost, **notes["gone"], **table.get("gone", {})}
+    rules = [*notes["rules"], *table.get("rules", [])]
+    return {
+        **table,
+        "options": options,
+        "gone": {flag: _meant(entry, names) for flag, entry in gone.items() if flag not in flags},
+        "rules": [rule for rule in rules if {rule["option"], rule["needs"]} <= names],
+    }
+
+
+def _noted(entry: Plain, note: Plain) -> dict[str, Any]:
+    """One option with its note; limits and patterns of numbers are left out where this version takes other values."""
+    fits = entry["type"] in ("int", "float", "any")
+    return {**entry, **{key: value for key, value in note.items() if fits or key not in ("minimum", "maximum")}}
+
+
+def _keys(entry: Plain) -> Iterator[str]:
+    yield entry["name"]
+    yield from (flag[2:].replace("-", "_") for flag in entry["flags"] if flag.startswith("--"))
+
+
+def _flags(options: Iterable[Plain]) -> Iterator[str]:
+    for entry in options:
+        yield from entry["flags"]
+        yield from entry.get("negative", ())
+        yield "--" + entry["name"].replace("_", "-")
+
+
+def _meant(entry: Plain, names: set[str]) -> dict[str, Any]:
+    """What became of a flag, without a meaning in options that this version lacks too."""
+    meaning = entry.get("becomes", {})
+    return {**entry, "becomes": meaning if names.issuperset(meaning) else {}}
+
+
+def _lost(packaged: Plain, table: Plain, flags: set[str]) -> dict[str, Any]:
+    """The long flags of the packaged version that this one lacks, each with what is left to do."""
+    later = is_later(packaged["version"], table["version"])
+    have = {entry["name"] for entry in table["options"]}
+    found: dict[str, Any] = {}
+    for entry in packaged["options"]:
+        for flag in (*entry["flags"], *entry.get("negative", ())):
+            if flag in flags or not flag.startswith("--"):
+                continue
+            if entry["name"] in have:
+                hint = f"use {entry['name']}"
+            elif later:
+                hint = f"{packaged['program']} {packaged['version']} has it: upgrade, or remove it"
+            else:
+                hint = "remove it"
+            found[flag] = {"hint": hint, "later": later}
+    return found
+
+
+def is_later(version: str, than: str) -> bool:
+    """Whether a version's first number sequence is higher; False where either has none."""
+    mine, other = _numbers(version), _numbers(than)
+    return bool(mine and other) and mine > other
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.search(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
