@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.answers import Json
 from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, Session, output_option, session_of
 from reconciler.cli.output import print_json
@@ -59,7 +58,7 @@ def parse(
     if file is not None:
         _write(session_of(ctx), file, parsed)
     elif output == "json":
-        print_json(_json(parsed, snippet))
+        print_json(parsed.as_json(yaml=snippet))
     else:
         out(snippet, end="")
 
@@ -86,19 +85,6 @@ def _check_name(name: str) -> None:
             f"at most {NAME_LIMIT} characters",
             Code.USAGE,
         )
-
-
-def _json(parsed: ParsedCommand, snippet: str) -> Json:
-    return {
-        "backend_type": parsed.backend_type,
-        "backend_options": dict(parsed.backend_options),
-        "environment": dict(parsed.environment),
-        "extra_args": list(parsed.extra_args),
-        "executable": parsed.executable,
-        "name": parsed.name,
-        "warnings": list(parsed.warnings),
-        "yaml": snippet,
-    }
 
 
 def _write(session: Session, file: Path, parsed: ParsedCommand) -> None:

@@ -45,6 +45,19 @@ class ParsedCommand:
         given = {key: value for key, value in optional.items() if value}
         return {"backend_type": self.backend_type, "backend_options": dict(self.backend_options), **given}
 
+    def as_json(self, *, yaml: str) -> dict[str, OptionValue]:
+        """The answer of the route and of ``llamactl parse -o json``; ``yaml`` is the instance as a snippet."""
+        return {
+            "backend_type": self.backend_type,
+            "backend_options": dict(self.backend_options),
+            "environment": dict(self.environment),
+            "extra_args": list(self.extra_args),
+            "executable": self.executable,
+            "name": self.name,
+            "warnings": list(self.warnings),
+            "yaml": yaml,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionSource:

@@ -8,44 +8,14 @@ from collections.abc import Mapping
 from aiohttp import hdrs, web
 
 from reconciler.config.document import snippet
-from reconciler.core.contracts import Backend, ParsedCommand
+from reconciler.core.contracts import Backend
 from reconciler.core.errors import Problem, Rejected
-from reconciler.core.spec import OptionValue
 from reconciler.proxy.refusals import Refusal
 from reconciler.server.control import Control
 from reconciler.server.problems import PlacedRefusal, bad_request
 from reconciler.server.requests import read_object
 
 YAML_TYPE = "application/yaml"
-
-
-def instance_body(parsed: ParsedCommand) -> dict[str, OptionValue]:
-    """The instance mapping of a parsed command, as it stands in a file; what says nothing is left out."""
-    body: dict[str, OptionValue] = {
-        "backend_type": parsed.backend_type,
-        "backend_options": dict(parsed.backend_options),
-    }
-    if parsed.executable is not None:
-        body["executable"] = parsed.executable
-    if parsed.environment:
-        body["environment"] = dict(parsed.environment)
-    if parsed.extra_args:
-        body["extra_args"] = list(parsed.extra_args)
-    return body
-
-
-def as_json(parsed: ParsedCommand) -> dict[str, object]:
-    """The answer."""
-    return {
-        "backend_type": parsed.backend_type,
-        "backend_options": dict(parsed.backend_options),
-        "environment": dict(parsed.environment),
-        "extra_args": list(parsed.extra_args),
-        "executable": parsed.executable,
-        "name": parsed.name,
-        "warnings": list(parsed.warnings),
-        "yaml": snippet(parsed.name, instance_body(parsed)),
-    }
 
 
 class ParseCommand:
@@ -70,10 +40,10 @@ class ParseCommand:
             parsed = await asyncio.to_thread(backend.parse, command)
         except Rejected as rejected:
             raise PlacedRefusal(400, rejected.problems, code="command_not_understood") from None
-        answer = as_json(parsed)
+        yaml = snippet(parsed.name, parsed.instance())
         if _prefers_yaml(request.headers.get(hdrs.ACCEPT, "")):
-            return web.Response(body=str(answer["yaml"]).encode(), content_type=YAML_TYPE)
-        return web.json_response(answer)
+            return web.Response(body=yaml.encode(), content_type=YAML_TYPE)
+        return web.json_response(parsed.as_json(yaml=yaml))
 
 
 def _backend(backends: Mapping[str, Backend], route: str) -> Backend:
