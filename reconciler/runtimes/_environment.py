@@ -4,38 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 from reconciler.core.contracts import Launch
+from reconciler.host.environment import is_ours
 
 TOKEN_VARIABLE = "LLAMACTL_TOKEN"
 """Proof of identity that every descendant inherits unless it empties its environment."""
-
-OURS = (
-    "LLAMACTL_*",
-    "NOTIFY_SOCKET",
-    "INVOCATION_ID",
-    "LISTEN_*",
-    "WATCHDOG_*",
-    "JOURNAL_STREAM",
-    "CREDENTIALS_DIRECTORY",
-    "STATE_DIRECTORY",
-    "RUNTIME_DIRECTORY",
-    "CACHE_DIRECTORY",
-    "LOGS_DIRECTORY",
-    "CONFIGURATION_DIRECTORY",
-    "MANAGERPID*",
-    "MAINPID",
-    "SYSTEMD_*",
-    "MEMORY_PRESSURE_*",
-    "FDSTORE",
-)
-"""Variables that speak to the daemon (systemd.exec(5), "environment variables in spawned processes"), never to a backend."""
-
-
-def is_ours(name: str) -> bool:
-    """Whether a variable belongs to the daemon alone."""
-    return any(fnmatchcase(name, pattern) for pattern in OURS)
 
 
 def backend_environment(
