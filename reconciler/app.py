@@ -62,14 +62,13 @@ def check(file: Path | None, environ: Mapping[str, str]) -> Fleet:
 def plan_offline(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     """The plan for an empty host, in the form of the API's answer."""
     from reconciler.control.preview import preview, preview_json
-    from reconciler.control.publish import problem_json
     from reconciler.core.desired import expand
     from reconciler.core.observed import World
 
     fleet = check(file, environ)
     after = expand(fleet, _backends(), environ)
     changes, steps = preview({}, after, World(), now=0.0, limit=fleet.server.max_parallel_replacements)
-    return preview_json(changes, steps, after) | {"warnings": [problem_json(problem) for problem in fleet.warnings]}
+    return preview_json(changes, steps, after) | {"warnings": [problem.as_json() for problem in fleet.warnings]}
 
 
 def schema(environ: Mapping[str, str]) -> dict[str, Any]:

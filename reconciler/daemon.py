@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import resource
@@ -32,6 +31,7 @@ from reconciler.control.keeper import Accepted, Checked, Keeper
 from reconciler.control.leases import Leases
 from reconciler.control.loop import Loop, Parts
 from reconciler.control.probes import Probes
+from reconciler.core.addresses import is_loopback
 from reconciler.core.contracts import ASKED_STOP
 from reconciler.core.errors import LlamactlError, Rejected, Terminal
 from reconciler.core.spec import BackendsSpec, Fleet, ServerSpec
@@ -287,7 +287,7 @@ async def _first_fleet(
 def _refuse_open_doors(fleet: Fleet, *, insecure: bool) -> None:
     """Without keys only this host may call."""
     host = fleet.server.host
-    if fleet.management_keys or _is_loopback(host):
+    if fleet.management_keys or is_loopback(host):
         return
     why = f"refusing to serve on {host} without management keys: whoever reaches it could start programs"
     if not insecure:
@@ -295,15 +295,6 @@ def _refuse_open_doors(fleet: Fleet, *, insecure: bool) -> None:
             f"{why}; add auth.management_keys, listen on 127.0.0.1, or insist with --insecure (INSECURE_BIND)"
         )
     log.warning("serving on %s without management keys because of --insecure", host)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def _listen(runner: web.AppRunner, server: ServerSpec) -> str:

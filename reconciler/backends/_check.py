@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,21 +11,12 @@ from reconciler.backends import _docker
 from reconciler.backends._flags import OPTIONS, Given, option_words, resolve
 from reconciler.backends._values import ValueProblem, check_text, shown
 from reconciler.backends._vocabulary import Option, Syntax, Vocabulary
+from reconciler.core.addresses import is_loopback
 from reconciler.core.contracts import OptionProblem
 from reconciler.core.spec import InstanceSpec
 
 _KEY_HINT = "leave it out: llamactl gives each server a random key of its own, through the environment"
 _TOKEN_HINT = 'set it in the environment: {HF_TOKEN: "${HF_TOKEN}"}'
-
-
-def loopback(host: str) -> bool:
-    """Whether an address is this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def single_host(value: JsonValue) -> str | None:
@@ -104,7 +94,7 @@ def check_host(
     host = single_host(value)
     if host is None:
         yield OptionProblem(path=path, message=f"host takes one address, not {shown(value)}", hint="write 127.0.0.1")
-    elif not loopback(host) and host not in allow_hosts:
+    elif not is_loopback(host) and host not in allow_hosts:
         yield OptionProblem(
             path=path,
             message=f"host {shown(host)} is not a loopback address",

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
 from reconciler.cli.answers import Json, Node, decode
@@ -43,6 +44,14 @@ class Answer:
     body: bytes
 
 
+class Sent(TypedDict, total=False):
+    """What may go with a question."""
+
+    query: Mapping[str, str]
+    body: bytes
+    headers: Mapping[str, str]
+
+
 class Client:
     """Questions to one daemon; each uses a connection of its own."""
 
@@ -53,19 +62,11 @@ class Client:
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Node:
         """GET of a JSON object."""
-        return self.ask("GET", path, query=query)
+        return self.ask("GET", path, query=query or {})
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Node:
+    def ask(self, method: str, path: str, **sent: Unpack[Sent]) -> Node:
         """The JSON object that a successful answer holds; raises Failure for everything else."""
-        answer = self.fetch(method, path, query=query, body=body, headers=headers)
+        answer = self.fetch(method, path, **sent)
         try:
             return Node(decode(answer.body))
         except ValueError:
@@ -74,18 +75,9 @@ class Client:
                 f"is that a llamactl daemon? {self.target.cure}"
             ) from None
 
-    def fetch(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    def fetch(self, method: str, path: str, **sent: Unpack[Sent]) -> Answer:
         """A successful answer, whole."""
-        limits = (ANSWER_TIMEOUT_S, ANSWER_TIMEOUT_S)
-        with self._exchange(method, _with_query(path, query), body, headers or {}, limits) as response:
+        with self.stream(method, path, silence=ANSWER_TIMEOUT_S, **sent) as response:
             return _whole(response)
 
     @contextlib.contextmanager
@@ -94,41 +86,28 @@ class Client:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
         patience: float = ANSWER_TIMEOUT_S,
         silence: float | None = None,
+        **sent: Unpack[Sent],
     ) -> Iterator[http.client.HTTPResponse]:
         """A successful answer while it comes; ``patience`` until its head, ``silence`` between its pieces, in seconds (None: no limit)."""
-        with self._exchange(method, _with_query(path, query), body, headers or {}, (patience, silence)) as response:
-            yield response
-
-    @contextlib.contextmanager
-    def _exchange(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        limits: tuple[float, float | None],
-    ) -> Iterator[http.client.HTTPResponse]:
         connection = self._connection()
-        sent = {"Accept": "application/json", "User-Agent": "llamactl", **headers}
+        known = {"Accept": "application/json", "User-Agent": "llamactl", **sent.get("headers", {})}
         if self.target.key:
-            sent["Authorization"] = f"Bearer {self.target.key}"
+            known["Authorization"] = f"Bearer {self.target.key}"
+        target = self._prefix + _with_query(path, sent.get("query"))
         try:
             with self._named_failures():
                 connection.connect()
                 wire = connection.sock  # http.client lets go of it once the head of a last answer is there
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                wire.settimeout(limits[0])
-                connection.request(method, self._prefix + path, body=body, headers=sent)
+                wire.settimeout(patience)
+                connection.request(method, target, body=sent.get("body"), headers=known)
                 response = connection.getresponse()
                 if not 200 <= response.status < 300:
                     answer = _whole(response)
                     raise refusal(answer, self.target)
-                wire.settimeout(limits[1])
+                wire.settimeout(silence)
             yield response
         finally:
             connection.close()

@@ -11,7 +11,7 @@ from reconciler.cli.answers import Json
 from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, file_option, output_option, session_of
 from reconciler.cli.output import print_json
-from reconciler.cli.problems import as_json, code_of, errors, show
+from reconciler.cli.problems import code_of, errors, show
 from reconciler.cli.terminal import note, out, plain
 from reconciler.core.errors import Problem, Rejected
 
@@ -61,7 +61,7 @@ def _json(name: str, instances: int, found: tuple[Problem, ...]) -> Json:
         "file": name,
         "valid": not errors(found),
         "instances": instances,
-        "problems": [as_json(problem) for problem in found],
+        "problems": [problem.as_json() for problem in found],
     }
 
 

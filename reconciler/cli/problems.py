@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from reconciler.cli.answers import Json, Node
+from reconciler.cli.answers import Node
 from reconciler.cli.failure import Code
 from reconciler.cli.terminal import colored, err, out, plain
 from reconciler.core.errors import Problem, Severity
@@ -27,21 +27,6 @@ def from_answer(nodes: Iterable[Node]) -> tuple[Problem, ...]:
         )
         for node in nodes
     )
-
-
-def as_json(problem: Problem) -> dict[str, Json]:
-    """The shape that the daemon gives problems."""
-    return {
-        "file": problem.file,
-        "line": problem.line,
-        "column": problem.column,
-        "path": problem.path,
-        "message": problem.message,
-        "hint": problem.hint,
-        "severity": problem.severity.value,
-        "code": problem.code,
-        "source": problem.source,
-    }
 
 
 def show(problems: Sequence[Problem], *, to_stdout: bool = False) -> None:

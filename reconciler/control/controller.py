@@ -19,7 +19,6 @@ from reconciler.control.publish import (
     Snapshot,
     Transitions,
     instance_json,
-    problem_json,
     routes,
     unknown_json,
 )
@@ -209,7 +208,7 @@ class Controller:
         return {
             "valid": not errors,
             "file": str(self._path),
-            "problems": [problem_json(problem) for problem in (*keeper.problems, *warnings)],
+            "problems": [problem.as_json() for problem in (*keeper.problems, *warnings)],
             "hash": accepted.fleet.content_hash if accepted is not None else None,
             "held": None
             if held is None
@@ -286,7 +285,7 @@ class Controller:
 
     def _warnings(self, fleet: Fleet) -> list[dict[str, object]]:
         problems = (*fleet.warnings, *not_listening(self._bound, fleet.server, self._path))
-        return [problem_json(problem) for problem in problems]
+        return [problem.as_json() for problem in problems]
 
     async def _content(self, text: bytes | None) -> Source:
         if text is None:

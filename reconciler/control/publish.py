@@ -15,7 +15,6 @@ from reconciler.control.routes import Route, Routes, Target
 from reconciler.core.conditions import Condition, Situation, conditions, phase
 from reconciler.core.contracts import ASKED_FAILED, ASKED_TIMEOUT, ExitRecord
 from reconciler.core.desired import Desired, Mode
-from reconciler.core.errors import Problem
 from reconciler.core.lifecycle import Phase, describe_exit, phase_of
 from reconciler.core.observed import Health, Replica, World
 from reconciler.core.plan import Plan
@@ -114,7 +113,7 @@ def instance_json(snapshot: Snapshot, name: str, clock: Clock, transitions: Tran
     generation = accepted.generations.get(name, accepted.generation)
     history = situation.history
     warnings = [
-        problem_json(problem)
+        problem.as_json()
         for problem in accepted.fleet.warnings
         if problem.path.startswith((f"instances.{name}.", f"instances.{name}["))
     ]
@@ -188,22 +187,6 @@ def exit_json(record: ExitRecord | None) -> dict[str, object] | None:
         "at": rfc3339(record.at),
         "reason": reason,
         "log_tail": list(record.log_tail),
-    }
-
-
-def problem_json(problem: Problem) -> dict[str, object]:
-    """One problem of the file."""
-    return {
-        "file": problem.file,
-        "line": problem.line,
-        "column": problem.column,
-        "path": problem.path,
-        "message": problem.message,
-        "hint": problem.hint,
-        "code": problem.code,
-        "severity": problem.severity.value,
-        "source": problem.source,
-        "also": [list(place) for place in problem.also],
     }
 
 

@@ -12,6 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 
 class Severity(StrEnum):
@@ -52,6 +56,21 @@ class Problem:
             if self.column is not None:
                 parts.append(str(self.column))
         return ":".join(parts)
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The shape of a problem in every answer and every output."""
+        return {
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "path": self.path,
+            "message": self.message,
+            "hint": self.hint,
+            "code": self.code,
+            "severity": self.severity.value,
+            "source": self.source,
+            "also": [list(place) for place in self.also],
+        }
 
     def __str__(self) -> str:
         """One line: place, message, cure."""

@@ -6,7 +6,6 @@ port, and DNS rebinding can make them same-origin; the Host and Origin rules sto
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 from collections.abc import Collection
@@ -14,6 +13,7 @@ from urllib.parse import unquote
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
+from reconciler.core.addresses import is_address
 from reconciler.core.spec import ServerSpec
 from reconciler.proxy.refusals import Refusal
 
@@ -59,14 +59,6 @@ def bare_host(value: str) -> str:
     return host.lower().rstrip(".")
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def refuse_foreign_host(request: web.BaseRequest, server: ServerSpec, names: Collection[str]) -> None:
     """Refusal 403 unless Host is an address, a loopback name, this machine's name, or declared.
 
@@ -76,7 +68,7 @@ def refuse_foreign_host(request: web.BaseRequest, server: ServerSpec, names: Col
     if value is None:  # HTTP/1.0 only: a browser always sends one
         return
     host = bare_host(value)
-    if _is_address(host) or host == "localhost" or host.endswith(".localhost"):
+    if is_address(host) or host == "localhost" or host.endswith(".localhost"):
         return
     if host in {bare_host(name) for name in (server.host, *server.allowed_hosts, *names)}:
         return

@@ -9,7 +9,6 @@ from http import HTTPStatus
 from aiohttp import hdrs, web
 
 from reconciler.control.edits import PreconditionFailed
-from reconciler.control.publish import problem_json
 from reconciler.core.errors import Conflict, LlamactlError, Missing, Problem, Rejected, Terminal, Transient
 from reconciler.proxy.refusals import Refusal, openai_error
 
@@ -90,7 +89,7 @@ def answer(path: str, refusal: Refusal, extra: Mapping[str, object] | None = Non
             "status": refusal.status,
             "detail": refusal.message,
             "code": refusal.code,
-            "problems": [problem_json(problem) for problem in problems],
+            "problems": [problem.as_json() for problem in problems],
             **(extra or {}),
         }
         kind = PROBLEM_TYPE
