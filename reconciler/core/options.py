@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.core.spec import OptionValue
 
@@ -67,6 +67,10 @@ class OptionSource:
     """Python source for the program's own interpreter, which prints the options; None runs the program itself."""
     arguments: tuple[str, ...] = ()
     """Words behind the executable where there is no script (``--help``)."""
+    version_arguments: tuple[str, ...] = ()
+    """Words of a second run, behind the executable, that tells the version; empty where the first tells it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables set for the run beside those of the caller: reading options must not touch a GPU or the network."""
     distribution: str | None = None
     """The Python distribution whose files change with its version; None when the executable itself does."""
     timeout: float = 180.0
@@ -75,6 +79,9 @@ class OptionSource:
 
 OptionTable = Mapping[str, object]
 """The options of one version of one server as plain data, in the form of ``backends/vocabulary/*.json``."""
+
+RUNS_APART = "\n\x1e\n"
+"""Stands between the outputs of an :class:`OptionSource`'s two runs (each stdout, then stderr) in what a backend reads."""
 
 TableLookup = Callable[[tuple[str, ...]], OptionTable | None]
 """Executable's words in, the table read from that very program out; None when none was read (or it changed since)."""
