@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from reconciler.backends import _tokens
 from reconciler.backends._flags import set_deep
 from reconciler.backends._tokens import Word, plain_words
-from reconciler.backends._values import FALSE_TEXTS, TRUE_TEXTS, ValueProblem, decode_json, item_value, shown
+from reconciler.backends._values import FALSE_TEXTS, TRUE_TEXTS, ValueProblem, decode_json, is_json, item_value, shown
 from reconciler.backends._vocabulary import Kind, Option, Syntax, Type, Vocabulary
 
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+(?:[eE][+-]?\d+)?")
@@ -190,6 +190,8 @@ class _Reader:
         held = self.done.options.get(option.name, {})
         if not isinstance(held, dict):
             _tokens.refuse(word, f"{name} adds to {base}, which is not a mapping", "use one of the two")
+        if not adds and text != "null" and decode_json(text) is None and is_json(text):
+            _tokens.refuse(word, f"{shown(text)} cannot be written to a file without loss", f"give {base} as a whole")
         item: JsonValue = list(text.split(",")) if adds else _loose_json(text)
         before = _deep(held, path)
         if adds and isinstance(before, list):

@@ -13,6 +13,7 @@ from typing import Any
 
 Plain = Mapping[str, Any]
 
+LIMITS = ("minimum", "maximum", "above", "below")
 NO_NOTES: Plain = {"options": {}, "gone": {}, "rules": []}
 
 
@@ -39,7 +40,7 @@ def merged(table: Plain, notes: Plain, packaged: Plain | None = None) -> dict[st
 def _noted(entry: Plain, note: Plain) -> dict[str, Any]:
     """One option with its note; limits and patterns of numbers are left out where this version takes other values."""
     fits = entry["type"] in ("int", "float", "any")
-    return {**entry, **{key: value for key, value in note.items() if fits or key not in ("minimum", "maximum")}}
+    return {**entry, **{key: value for key, value in note.items() if fits or key not in LIMITS}}
 
 
 def _keys(entry: Plain) -> Iterator[str]:

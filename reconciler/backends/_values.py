@@ -19,6 +19,8 @@ FALSE_TEXTS = ("false", "False", "FALSE")
 INT_TEXT = r"[+-]?[0-9]+"
 FLOAT_TEXT = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _HUMAN_NUMBER = re.compile(r"\b\d+(?:\.\d+)?[kKmMgGtT]\b")
+_LONGEST_WHOLE = 20
+"""Characters of a whole number of 64 bits."""
 _LONGEST_SHOWN = 60
 """Characters of a wrong value that a message repeats."""
 
@@ -130,7 +132,7 @@ def accepts_text(option: Option, text: str) -> bool:
 
 def _json_text(option: Option, value: JsonValue) -> str:
     if isinstance(value, str):
-        if option.text or _is_json(value) or (option.nullable and value in ("None", "")):
+        if option.text or _reads_as_json(value) or (option.nullable and value in ("None", "")):
             return value
         raise _wrong(option, value, hint="write it as a YAML mapping or list")
     try:
@@ -139,16 +141,18 @@ def _json_text(option: Option, value: JsonValue) -> str:
         raise _wrong(option, value, hint="JSON knows no infinity and no NaN") from None
 
 
-def _is_json(text: str) -> bool:
-    """Whether a server reads it as JSON; vLLM also reads ``80m`` as a number there."""
+def is_json(text: str) -> bool:
+    """Whether the text is JSON, doubled keys and NaN included."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
-        try:
-            json.loads(_HUMAN_NUMBER.sub("0", text))
-        except (ValueError, RecursionError):
-            return False
+        return False
     return True
+
+
+def _reads_as_json(text: str) -> bool:
+    """Whether a server reads it as JSON; vLLM also reads ``80m`` as a number there."""
+    return is_json(text) or is_json(_HUMAN_NUMBER.sub("0", text))
 
 
 def item_value(option: Option, text: str) -> JsonValue:
@@ -178,7 +182,7 @@ def _json_value(option: Option, text: str) -> JsonValue:
         return text
     value = decode_json(text)
     if value is None or isinstance(value, str):
-        if option.text or "${" in text or _is_json(text) or (option.nullable and text in ("None", "")):
+        if option.text or "${" in text or _reads_as_json(text) or (option.nullable and text in ("None", "")):
             return text
         raise ValueProblem(
             f"{option.flag} takes {expected(option)}, and {shown(text, option)} is not JSON",
@@ -188,9 +192,9 @@ def _json_value(option: Option, text: str) -> JsonValue:
 
 
 def decode_json(text: str) -> JsonValue:
-    """The data behind a JSON text when nothing is lost by it (no doubled keys, no NaN); None otherwise."""
+    """The data behind a JSON text when nothing is lost by it (no doubled keys, no NaN, 64 bits); None otherwise."""
     try:
-        value: JsonValue = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        value: JsonValue = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_whole)
         json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
         return None
@@ -202,6 +206,13 @@ def _unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")
     return found
+
+
+def _whole(digits: str) -> int:
+    """Larger numbers stay text: a configuration file holds none."""
+    if len(digits) > _LONGEST_WHOLE or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError("more than 64 bits")
+    return int(digits)
 
 
 def _refuse(name: str) -> JsonValue:

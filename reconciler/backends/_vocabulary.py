@@ -81,6 +81,10 @@ class Option:
     minimum: float | None = None
     """Least number that the server takes; None where none is known."""
     maximum: float | None = None
+    above: float | None = None
+    """The server wants more than this number."""
+    below: float | None = None
+    """The server wants less than this number."""
     nullable: bool = False
     """The server reads ``None`` and the empty text as absent."""
     text: bool = False
