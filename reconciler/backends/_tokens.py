@@ -290,7 +290,7 @@ class _Splitter:
     def _operator(self) -> NoReturn:
         operator = next(sign for sign in _OPERATORS if self.text.startswith(sign, self.at))
         at = self.at
-        if operator[0] in "<>" and self.start is not None and not self.quoted and "".join(self.part).isdigit():
+        if operator[0] in "<>" and self.start is not None and not self.quoted and re.fullmatch("[0-9]+", "".join(self.part)):
             at = self.start  # 2> is one sign
             operator = "".join(self.part) + operator
         sign = operator.lstrip("0123456789")[0]
