@@ -14,6 +14,7 @@ from reconciler.backends._base import DEFAULT_HOST, START_TIMEOUT, health_verdic
 from reconciler.backends._check import check_host, check_port, port_number, single_host
 from reconciler.backends._parse import no_command
 from reconciler.backends._plain import Untabled, check_keys, check_plain_text, text_option
+from reconciler.backends._schema import HOST, NO_CONTROL, PORT
 from reconciler.backends._values import ValueProblem, check_text, shown
 from reconciler.core.contracts import Endpoint, Launch, OptionProblem, ParsedCommand, Probe, Verdict
 from reconciler.core.spec import BackendsSpec, InstanceSpec
@@ -21,7 +22,6 @@ from reconciler.core.spec import BackendsSpec, InstanceSpec
 KEY_VARIABLE = "LLAMACTL_BACKEND_KEY"
 DEFAULT_HEALTH_PATH = "/health"
 _KEYS = ("command", "health_path", "model", "host", "port")
-_NO_CONTROL = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 _EXAMPLE = "write command: [python, -m, my_server, --host, '{host}', --port, '{port}']"
 
 
@@ -34,7 +34,7 @@ class Custom(Untabled):
 
     def options_schema(self, backends: BackendsSpec | None = None) -> Mapping[str, object]:
         """JSON schema (2020-12) of ``backend_options``."""
-        text = {"type": "string", "pattern": _NO_CONTROL}
+        text = {"type": "string", "pattern": NO_CONTROL, "minLength": 1}
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "backend_options of custom",
@@ -50,14 +50,8 @@ class Custom(Untabled):
                 "health_path": _health_path("Path that answers 2xx once requests can be served."),
                 "health-path": _health_path("The same as health_path."),
                 "model": {"description": "Name the server wants in a request's model.", **text},
-                "host": {"description": "Address for {host}; loopback unless the server section allows it.", **text},
-                "port": {
-                    "description": "Pins the port.",
-                    "anyOf": [
-                        {"type": "integer", "minimum": 1, "maximum": 65535},
-                        {"type": "string", "pattern": r"^[0-9]{1,5}$|\$\{"},
-                    ],
-                },
+                "host": {"description": "Address for {host}; loopback unless the server section allows it.", **HOST},
+                "port": {"description": "Pins the port.", **PORT},
             },
             "patternProperties": {"^x-": {}},
             "required": ["command"],
@@ -142,7 +136,13 @@ class Custom(Untabled):
 
 
 def _health_path(description: str) -> Mapping[str, object]:
-    return {"description": description, "type": "string", "pattern": r"^/|\$\{", "default": DEFAULT_HEALTH_PATH}
+    return {
+        "description": description,
+        "type": "string",
+        "pattern": r"^/[^\u0000-\u001f\u007f-\u009f]*$(?!\n)|\$\{",
+        "patternErrorMessage": "expected a path that begins with a slash",
+        "default": DEFAULT_HEALTH_PATH,
+    }
 
 
 def _check_command(spec: InstanceSpec, options: Mapping[str, tuple[str, JsonValue]]) -> Iterator[OptionProblem]:

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from reconciler.backends._base import START_TIMEOUT
 from reconciler.backends._parse import no_command
 from reconciler.backends._plain import Untabled, check_keys, check_plain_text, option_value, text_option
+from reconciler.backends._schema import NO_CONTROL
 from reconciler.backends._values import ValueProblem, check_text, shown
 from reconciler.core.contracts import Endpoint, Launch, OptionProblem, ParsedCommand, Probe, Verdict
 from reconciler.core.spec import BackendsSpec, InstanceSpec
@@ -53,11 +54,13 @@ class External(Untabled):
                 "url": {
                     "description": "Where it answers, with or without /v1.",
                     "type": "string",
-                    "pattern": r"^https?://[^/?#]|\$\{",
+                    "pattern": r"^https?://[^/?#\s][^?#\s]*$(?!\n)|\$\{",
+                    "patternErrorMessage": "expected an http or https url without a query",
                 },
                 "model": {
                     "description": "Name that server wants in a request's model.",
                     "type": "string",
+                    "pattern": NO_CONTROL,
                     "minLength": 1,
                 },
                 "api_key": key,

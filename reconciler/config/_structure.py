@@ -17,22 +17,10 @@ from reconciler.config._guard import BadScalar, resolve
 from reconciler.config._problems import Reporter, nearest
 from reconciler.config._secrets import is_secret
 from reconciler.config._tree import Node, Path, Scalar, Sequence, Table, find, locate, plain, replace
-from reconciler.config.schema import Schema, structure_schema
+from reconciler.config.schema import Schema, in_words, structure_schema
 from reconciler.core.contracts import Backend
-from reconciler.core.spec import DURATION_PATTERN, KeySource
 
-_TYPE_WORDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "string": "text",
-    "array": "a list",
-    "object": "a mapping",
-}
 _NAME_RULE = "letters, digits, `.`, `_` and `-`, up to 63, first a letter or digit"
-
-_PATTERN_WORDS = {KeySource.model_json_schema()["properties"]["sha256"]["anyOf"][0]["pattern"]: "64 hexadecimal digits"}
-"""Patterns that have a name."""
 
 
 @lru_cache(maxsize=4)
@@ -239,28 +227,7 @@ class _Translator:
         if "anyOf" in schema:
             words = [self._expected(branch) for branch in schema["anyOf"] if branch.get("type") != "null"]
             return " or ".join(dict.fromkeys(words))
-        if "enum" in schema:
-            return "one of " + ", ".join(str(value) for value in schema["enum"])
-        if schema.get("pattern") == DURATION_PATTERN:
-            return "a duration such as 90s, 10m or 1h"
-        kind = schema.get("type")
-        text = _TYPE_WORDS.get(str(kind), "something else")
-        low, high = schema.get("minimum"), schema.get("maximum")
-        if low is not None and high is not None:
-            return f"{text} from {low} to {high}"
-        if low is not None or high is not None:
-            return f"{text} of {low} or more" if low is not None else f"{text} of {high} or less"
-        if schema.get("minLength"):
-            return f"{text} that is not empty"
-        if schema.get("pattern") in _PATTERN_WORDS:
-            return _PATTERN_WORDS[schema["pattern"]]
-        if "pattern" in schema:
-            return (
-                f"{text} like {schema['examples'][0]}"
-                if schema.get("examples")
-                else f"{text} of the form {schema['pattern']}"
-            )
-        return text
+        return in_words(schema)
 
     def _cure(self, node: Node | None, path: Path, schema: Schema) -> str | None:
         """What to write instead, where that is plain."""
