@@ -38,9 +38,30 @@ def merged(table: Plain, notes: Plain, packaged: Plain | None = None) -> dict[st
 
 
 def _noted(entry: Plain, note: Plain) -> dict[str, Any]:
-    """One option with its note; limits and patterns of numbers are left out where this version takes other values."""
-    fits = entry["type"] in ("int", "float", "any")
-    return {**entry, **{key: value for key, value in note.items() if fits or key not in LIMITS}}
+    """One option with what fits of its note: a note sharpens what the program left open, and contradicts nothing it said."""
+    sharper = {key: note[key] for key in ("kind", "type") if key in note and _opens(entry, key)}
+    form = {**entry, **sharper}
+    return {**form, **{key: value for key, value in note.items() if key not in ("kind", "type") and _fits(form, key)}}
+
+
+def _opens(entry: Plain, key: str) -> bool:
+    """Whether an option's kind or type is one that a program gives where it does not tell more."""
+    return entry["kind"] != "switch" and entry[key] in ({"kind": ("value", "comma"), "type": ("any", "str")}[key])
+
+
+def _fits(form: Plain, key: str) -> bool:
+    match key:
+        case "repeat":
+            fits = form["kind"] == "comma"
+        case "text":
+            fits = form["type"] == "json"
+        case "removed":
+            fits = "removed" in form
+        case _ if key in LIMITS or key in ("pattern", "words"):
+            fits = form["type"] in ("int", "float", "any")
+        case _:
+            fits = True
+    return bool(fits)
 
 
 def _keys(entry: Plain) -> Iterator[str]:

@@ -267,6 +267,12 @@ def _option(entry: Mapping[str, Any]) -> Option:
 
 
 @lru_cache(maxsize=8)
+def script(name: str) -> str:
+    """Source text from ``vocabulary/`` that another interpreter runs; FileNotFoundError for none of that name."""
+    return (resources.files("reconciler.backends") / "vocabulary" / f"{name}.py").read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=8)
 def _packaged(name: str) -> Mapping[str, Any] | None:
     file = resources.files("reconciler.backends") / "vocabulary" / f"{name}.json"
     data: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

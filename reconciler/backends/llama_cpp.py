@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 
 from reconciler.backends._base import VocabularyBackend
 from reconciler.backends._flags import OPTIONS, Given
+from reconciler.backends._reading import QUIET
+from reconciler.backends._reading_help import read_help
+from reconciler.backends._vocabulary import Syntax
 from reconciler.backends._wrappers import Program
-from reconciler.core.contracts import OptionProblem
+from reconciler.core.contracts import OptionProblem, OptionSource, OptionTable
 from reconciler.core.spec import BackendsSpec, InstanceSpec
 
 SOURCES = ("model", "model_url", "docker_repo", "hf_repo", "models_dir", "models_preset")
@@ -42,6 +45,15 @@ class LlamaCpp(VocabularyBackend):
     def default_executable(self, backends: BackendsSpec) -> tuple[str, str]:
         """``backends.llama_executable``."""
         return backends.llama_executable, "backends.llama_executable"
+
+    @property
+    def option_source(self) -> OptionSource:
+        """Its help text; the version needs a run of its own. A build for GPUs looks for them first, so it is shown none."""
+        return OptionSource(arguments=("--help",), version_arguments=("--version",), environment=QUIET, timeout=60.0)
+
+    def read_options(self, output: str) -> OptionTable:
+        """The table in its help text; Rejected when it lists no options."""
+        return read_help(output, backend=self.kind, program="llama-server", syntax=Syntax.LLAMA)
 
     def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
         """Without a source of models the server has nothing to serve."""

@@ -11,8 +11,11 @@ from collections.abc import Iterator, Mapping
 
 from reconciler.backends._base import VocabularyBackend, health_verdict
 from reconciler.backends._flags import OPTIONS, Given
+from reconciler.backends._reading import QUIET
+from reconciler.backends._reading_argparse import read_argparse, source
+from reconciler.backends._vocabulary import Syntax
 from reconciler.backends._wrappers import Program
-from reconciler.core.contracts import OptionProblem, Probe, Verdict
+from reconciler.core.contracts import OptionProblem, OptionSource, OptionTable, Probe, Verdict
 from reconciler.core.spec import BackendsSpec, InstanceSpec
 
 READY_TIMEOUT = 60.0
@@ -64,6 +67,16 @@ class MlxLm(VocabularyBackend):
     def default_executable(self, backends: BackendsSpec) -> tuple[str, str]:
         """``backends.mlx_lm_executable``."""
         return backends.mlx_lm_executable, "backends.mlx_lm_executable"
+
+    @property
+    def option_source(self) -> OptionSource:
+        """Its argparse parser, caught in its own interpreter before it parses."""
+        call = 'report("mlx_lm:__version__", lambda: caught("mlx_lm.server:main"), ["mlx_lm.server"])'
+        return OptionSource(script=source(call), distribution="mlx-lm", environment=QUIET)
+
+    def read_options(self, output: str) -> OptionTable:
+        """The table in what the script printed; Rejected when it is not there."""
+        return read_argparse(output, backend=self.kind, program="mlx_lm.server", syntax=Syntax.ARGPARSE)
 
     def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
         """Without a model the server starts and has nothing to answer with."""

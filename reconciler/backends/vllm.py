@@ -9,13 +9,25 @@ from reconciler.backends._base import OURS, VocabularyBackend
 from reconciler.backends._check import named
 from reconciler.backends._docker import entrypoint, is_run
 from reconciler.backends._flags import OPTIONS, Given, render
+from reconciler.backends._reading import QUIET
+from reconciler.backends._reading_argparse import read_argparse, source
 from reconciler.backends._values import ValueProblem, item_text
-from reconciler.backends._vocabulary import Vocabulary
+from reconciler.backends._vocabulary import Syntax, Vocabulary
 from reconciler.backends._wrappers import Program
-from reconciler.core.contracts import OptionProblem
+from reconciler.core.contracts import OptionProblem, OptionSource, OptionTable
 from reconciler.core.spec import BackendsSpec, InstanceSpec
 
 SUBCOMMAND = "serve"
+_PARSER = """
+report(
+    "vllm:__version__",
+    lambda: first(
+        "vllm.entrypoints.launchers.cli_args:make_arg_parser",  # 0.32
+        "vllm.entrypoints.openai.cli_args:make_arg_parser",  # before
+    )(first("vllm.utils.argparse_utils:FlexibleArgumentParser", "vllm.utils:FlexibleArgumentParser")(prog="vllm serve")),
+    ["vllm", "serve", "--help"],  # vLLM collects its help texts only when it sees --help
+)
+"""
 _API_SERVER = re.compile(r"(?:^|[./])api_server(?:\.py)?$")
 _IMAGE = re.compile(r"(?:^|/)vllm[\w.-]*openai[\w.-]*(?:[:@].*)?$")
 """Images of the vLLM project; their entry point is the server itself."""
@@ -61,6 +73,17 @@ class Vllm(VocabularyBackend):
     def default_executable(self, backends: BackendsSpec) -> tuple[str, str]:
         """``backends.vllm_executable``."""
         return backends.vllm_executable, "backends.vllm_executable"
+
+    @property
+    def option_source(self) -> OptionSource:
+        """Its argparse parser, built in its own interpreter; 0.32 takes 6 to 40 s for that, most of it imports."""
+        return OptionSource(script=source(_PARSER), distribution="vllm", environment=QUIET)
+
+    def read_options(self, output: str) -> OptionTable:
+        """The table in what the script printed; Rejected when it is not there."""
+        return read_argparse(
+            output, backend=self.kind, program="vllm serve", syntax=Syntax.VLLM, positional={"model_tag": "model"}
+        )
 
     def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
         """A model is needed; it is a bare word, so it cannot begin with a dash."""

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 PACKAGE = "reconciler"
+DATA = f"{PACKAGE}/backends/vocabulary/"
+"""Never imported: option tables, and the source text that a server's own interpreter runs. Rules for texts hold there too."""
 _IGNORED = frozenset({"__pycache__", "build", "dist"})
 
 
@@ -100,7 +102,7 @@ def read_source(root: Path) -> Source:
             texts.append((path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")))
         except (UnicodeDecodeError, FileNotFoundError):
             continue  # not a text, or removed since it was listed
-    python = [Module(path, text) for path, text in texts if path.endswith(".py")]
+    python = [Module(path, text) for path, text in texts if path.endswith(".py") and not path.startswith(DATA)]
     return Source(
         modules=tuple(module for module in python if module.path.startswith(f"{PACKAGE}/")),
         tests=tuple(module for module in python if module.path.startswith("tests/")),
