@@ -32,7 +32,7 @@ from reconciler.control.leases import Leases
 from reconciler.control.loop import Loop, Parts
 from reconciler.control.probes import Probes
 from reconciler.core.addresses import is_loopback
-from reconciler.core.contracts import ASKED_STOP
+from reconciler.core.contracts import ASKED_STOP, Backend
 from reconciler.core.errors import LlamactlError, Rejected, Terminal
 from reconciler.core.spec import BackendsSpec, Fleet, ServerSpec
 from reconciler.host.clock import SystemClock, rfc3339
@@ -41,6 +41,7 @@ from reconciler.host.logs import log_to_stderr
 from reconciler.host.notify import Notifier
 from reconciler.host.probe import Prober
 from reconciler.host.store import StateFolder, state_dir
+from reconciler.installed.known import Installed
 from reconciler.proxy.auth import Authorizer
 from reconciler.runtimes._folders import boot_id
 from reconciler.runtimes.local import LocalRuntime
@@ -92,16 +93,18 @@ async def _daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
     overrides = dict(environ) | _overrides(options)
     folder = await StateFolder.take(state_dir(options.state_dir, environ), clock=clock)
     try:
+        # a simulator knows no version but the packaged one
+        backends = discover() if options.simulate else Installed(environ, folder.path).backends
         keeper = Keeper(
             folder=folder.path,
-            backends=discover(),
+            backends=backends,
             environ=EnvironWithFiles(overrides),
             clock=clock,
             transform=simulated if options.simulate else None,
         )
         first = await _read_first(keeper, path)
         key = secrets.token_urlsafe(32)
-        async with _parts(folder.path, keeper, environ, clock) as parts:
+        async with _parts(folder.path, keeper, backends, environ, clock) as parts:
             running = {facts.handle.instance for facts in parts.runtime.observe()}
             fleet = await _first_fleet(keeper, first, path, running)
             _refuse_open_doors(fleet, insecure=options.insecure)
@@ -199,7 +202,9 @@ async def _feed_watchdog(controller: Controller, notifier: Notifier) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _parts(folder: Path, keeper: Keeper, environ: Mapping[str, str], clock: SystemClock) -> AsyncIterator[Parts]:
+async def _parts(
+    folder: Path, keeper: Keeper, backends: Mapping[str, Backend], environ: Mapping[str, str], clock: SystemClock
+) -> AsyncIterator[Parts]:
     """Everything the loop works with, opened and closed in order."""
     runtime = LocalRuntime(folder, clock=clock, environ=environ)
     histories = Histories(folder / "history", boot=boot_id())
@@ -211,7 +216,7 @@ async def _parts(folder: Path, keeper: Keeper, environ: Mapping[str, str], clock
         try:
             yield Parts(
                 runtime=runtime,
-                backends=discover(),
+                backends=backends,
                 keeper=keeper,
                 histories=histories,
                 leases=leases,
@@ -231,7 +236,7 @@ async def _end_leftovers(explicit: Path | None, environ: Mapping[str, str]) -> i
         keeper = Keeper(folder=folder.path, backends=discover(), environ=environ, clock=clock)
         nothing = Fleet(server=ServerSpec(), backends=BackendsSpec(), instances={})
         keeper.accepted = Accepted(fleet=nothing, desired={}, generation=0, generations={}, created={})
-        async with _parts(folder.path, keeper, environ, clock) as parts:
+        async with _parts(folder.path, keeper, discover(), environ, clock) as parts:
             loop = Loop(parts, publish=lambda _: None)
             count = len(loop.running())
             loop.end()

@@ -11,7 +11,7 @@ import re
 import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from reconciler.core.errors import Problem, Rejected
@@ -207,6 +207,11 @@ def identify(program: Program, distribution: str | None, site: str | None = None
         hint = "try again; if it is being installed, when that is done"
         _refuse(NOT_FOUND, f"cannot read {error.filename}: {error.strerror or error}", hint)
     return Identity(digest=digest.hexdigest(), seen=tuple(seen), site=found)
+
+
+def same(one: Program, other: Program) -> bool:
+    """Whether two are started in the same way, whatever their files hold."""
+    return replace(one, caveat=None) == replace(other, caveat=None)
 
 
 def unchanged(seen: Sequence[Sequence[str]]) -> bool:

@@ -33,8 +33,8 @@ _LOOK_S = 0.1
 """How often it is looked whether the program ended while something of it holds its output open, seconds."""
 _LOOK_SOON_S = 0.01
 """The same once it closed its output, seconds."""
-_LINGER_S = 2.0
-"""How long its output is still read after its end, seconds."""
+_LINGER_S = 1.0
+"""How long its output is still read after its end, if somebody outside of its group holds it open, seconds."""
 _FIND_SITE = "import importlib.metadata as m, sys; print(m.distribution(sys.argv[1]).locate_file(''))"
 _FIND_SITE_S = 30.0
 
@@ -133,6 +133,7 @@ def _collect(process: subprocess.Popen[bytes], deadline: float, clock: Clock) ->
         while trouble is None:
             if not ended and _has_ended(process):
                 ended = True
+                _kill(process)  # whatever it left would hold the output open
                 until = min(deadline, clock.monotonic() + _LINGER_S)
             left = until - clock.monotonic()
             if ended and (left <= 0 or not selector.get_map()):
@@ -159,12 +160,16 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill whatever is left of the session's group, and close the pipes."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says so of a group of zombies
-        os.killpg(process.pid, signal.SIGKILL)
+    _kill(process)
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()
     process.wait()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says so of a group of zombies
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ending(code: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from tests.house.source import PACKAGE, Import, Module, Source
 
-_BELOW_APP = frozenset({"server", "proxy", "control", "config", "runtimes", "backends", "host", "core"})
+_BELOW_APP = frozenset({"server", "proxy", "control", "config", "runtimes", "installed", "backends", "host", "core"})
 LAYERS: Mapping[str, frozenset[str]] = {
     "": frozenset(),
     "core": frozenset(),
@@ -23,6 +23,7 @@ LAYERS: Mapping[str, frozenset[str]] = {
     "proxy": frozenset({"control", "config", "host", "core"}),
     "server": frozenset({"proxy", "control", "config", "host", "core"}),
     "simulator": frozenset(),
+    "installed": frozenset({"config", "backends", "host", "core"}),
     "daemon": _BELOW_APP | {"app"},
     "app": _BELOW_APP | {"daemon"},
     "cli": _BELOW_APP | {"app", "simulator"},
