@@ -1,0 +1,166 @@
+"""What importers share: the list of what is lost, secrets that become references, and a command handed to the one who understands it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from reconciler.config.importers._words import Ref, Text, Unsayable, bare, shown
+from reconciler.config.importers.contract import Lost
+from reconciler.core.errors import Rejected
+from reconciler.core.options import ParsedCommand
+from reconciler.core.secrets import conceal, is_secret_flag, is_secret_name, secrets_in
+from reconciler.core.spec import OptionValue
+
+_KEY_SHAPE = re.compile(
+    r"(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|nvapi-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|glpat-[\w-]{16,}|eyJ[\w-]{16,}\.[\w.-]+)"
+)
+"""Tokens that their issuers mark: Hugging Face, OpenAI and those who followed, NVIDIA, GitHub, GitLab, and JSON web tokens."""
+_POSITION = re.compile(r"^\d+:\d+: ")
+_READ_LATER = re.compile(r"(\w+) is read from llamactl's own environment")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything that our file does not say, or says otherwise, in the order in which it was met."""
+
+    lost: list[Lost] = field(default_factory=list)
+    _variables: set[str] = field(default_factory=set)
+    _references: dict[str, Lost] = field(default_factory=dict)
+    """What was said of secrets that became references, by variable."""
+
+    def add(self, what: str, why: str, cure: str | None = None, *, line: int | None = None) -> None:
+        """One thing; no secret of the other file may be in these texts."""
+        entry = Lost(what=what, why=why, cure=cure, line=line)
+        if entry not in self.lost:
+            self.lost.append(entry)
+
+    def problem(self, what: str, problem: Unsayable, *, line: int | None = None) -> None:
+        """A setting whose text our file cannot hold."""
+        self.add(what, str(problem), problem.cure, line=line)
+
+    def variable(self, name: str, what: str, why: str, cure: str | None = None, *, line: int | None = None) -> None:
+        """Something about one variable: said once, where it first stands."""
+        if name not in self._variables:
+            self._variables.add(name)
+            self.add(what, why, cure, line=line)
+
+    def warnings(self, what: str, parsed: ParsedCommand, *, line: int | None = None) -> None:
+        """What the parser of command lines changed; its positions are those of a line that nobody wrote, so they go."""
+        for warning in parsed.warnings:
+            text = _POSITION.sub("", warning)
+            later = _READ_LATER.match(text)
+            if later is None:
+                self.add(what, text, line=line)
+            elif f"${{{later[1]}" in str(parsed.instance()):
+                self.variable(later[1], what, text, f"set {later[1]} for llamactl", line=line)
+
+    def secret(self, name: str, what: str, *, line: int | None = None) -> Ref:
+        """The reference that stands for a secret; says where the secret is."""
+        why = f"the value is a secret and stays where it is; our file says ${{{name}}}"
+        before = len(self.lost)
+        self.variable(name, what, why, f"set {name} in llamactl's own environment", line=line)
+        self._references.update({name: entry for entry in self.lost[before:]})
+        return Ref(name)
+
+    def settle(self, body: Mapping[str, OptionValue]) -> None:
+        """Forget what was said of references that did not get into the instance: the server's own key is llamactl's to give."""
+        for name, entry in self._references.items():
+            if f"${{{name}}}" not in str(body) and entry in self.lost:
+                self.lost.remove(entry)
+
+    def environment(self, name: str, value: Text, what: str, *, line: int | None = None) -> Text:
+        """A variable's value, or the reference to it when it is a secret."""
+        text = shown(value)
+        hidden = is_secret_name(name) or _KEY_SHAPE.search(text) is not None or any(secrets_in(text))
+        return (self.secret(name, what, line=line),) if hidden and _is_written(value) else value
+
+
+def _is_written(value: Text) -> bool:
+    return any(isinstance(piece, str) and piece.strip() for piece in value)
+
+
+def withheld(value: OptionValue, ledger: Ledger, what: str, *, line: int | None = None, key: str = "") -> OptionValue:
+    """The same with its secrets as references: values behind secret flags, under secret names, passwords in URLs, marked tokens."""
+    match value:
+        case str():
+            return _withheld_text(value, ledger, what, line, key)
+        case list():
+            kept: list[OptionValue] = []
+            for item in value:
+                before = value[len(kept) - 1] if kept else None
+                follows = isinstance(before, str) and is_secret_flag(before) and not str(item).startswith("-")
+                name = _variable(str(before)) if follows else ""
+                kept.append(withheld(item, ledger, what, line=line, key=name))
+            return kept
+        case dict():
+            return {name: withheld(item, ledger, what, line=line, key=name) for name, item in value.items()}
+        case _:
+            return value
+
+
+def _withheld_text(text: str, ledger: Ledger, what: str, line: int | None, key: str) -> str:
+    if not text or text.startswith("${"):
+        return text
+    if key and is_secret_name(key):
+        return str(ledger.secret(_variable(key), what, line=line))
+    spans = list(secrets_in(text)) + [match.span() for match in _KEY_SHAPE.finditer(text)]
+    at, parts = 0, []
+    for start, end in sorted(spans):
+        if start < at:
+            continue
+        flag = re.search(r"-{0,2}([\w-]+)[=\s,]+[\"']?$", text[:start])
+        name = _variable(flag[1]) if flag else f"{_variable(key)}_PASSWORD" if key else "PASSWORD"
+        parts += [text[at:start], str(ledger.secret(name, what, line=line))]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"\W+", "_", name.lstrip("-")).upper().lstrip("0123456789_") or "SECRET"
+
+
+def understood(
+    command: str, what: str, ledger: Ledger, read: Callable[[str], ParsedCommand], *, line: int | None = None
+) -> ParsedCommand | None:
+    """The command as ``read`` understands it, its warnings noted; None, and noted, when it is refused."""
+    try:
+        parsed = read(command)
+    except Rejected as rejected:
+        for problem in rejected.problems:
+            ledger.add(what, f"not carried over: {conceal(problem.message, stars='***')}", problem.hint, line=line)
+        return None
+    ledger.warnings(what, parsed, line=line)
+    return parsed
+
+
+def body_of(
+    parsed: ParsedCommand,
+    more: Mapping[str, OptionValue],
+    ledger: Ledger,
+    what: str,
+    *,
+    line: int | None = None,
+    apart: Iterable[str] = ("environment",),
+) -> dict[str, OptionValue]:
+    """The instance: what the command said and the settings beside it. ``apart`` are keys whose secrets were seen to before."""
+    done = set(apart)
+    own = {
+        key: value if key in done else withheld(value, ledger, what, line=line)
+        for key, value in parsed.instance().items()
+    }
+    for key, value in more.items():
+        mine = own.get(key)
+        own[key] = {**mine, **value} if isinstance(mine, dict) and isinstance(value, dict) else value
+    ledger.settle(own)
+    return own
+
+
+def plain_text(text: Text, what: str) -> str:
+    """The text of a setting in which no variable can stand; Unsayable otherwise."""
+    found = bare(text)
+    if found is None:
+        raise Unsayable(f"{what} holds a variable, which cannot be worked out here", "write the value itself")
+    return found
