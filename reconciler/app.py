@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from reconciler.core.contracts import Backend, ParsedCommand
     from reconciler.core.spec import Fleet
+    from reconciler.installed.known import Installed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +52,35 @@ def _backends() -> Mapping[str, Backend]:
     return discover()
 
 
-def check(file: Path | None, environ: Mapping[str, str]) -> Fleet:
-    """The fleet that a file declares; Rejected with every problem."""
+def installed(
+    environ: Mapping[str, str], state_dir: Path | None = None, *, say: Callable[[str], None] | None = None
+) -> Installed:
+    """What was read from this host's programs; ``say`` is told what does not count any more (default: the log)."""
+    from reconciler.host import store
+    from reconciler.installed.known import Installed, log
+
+    folder = store.state_dir(state_dir, environ)
+    return Installed(environ, folder, say=say if say is not None else log.warning)
+
+
+def check(file: Path | None, environ: Mapping[str, str], known: Installed | None = None) -> Fleet:
+    """The fleet that a file declares, checked against the installed versions as far as they were read; Rejected with every problem."""
     from reconciler.config import load, source
 
     path = source.find_file(file, environ)
-    return load.load(source.read(path), backends=_backends(), environ=environ)
+    backends = (known if known is not None else installed(environ)).backends
+    return load.load(source.read(path), backends=backends, environ=environ)
+
+
+def check_probed(file: Path | None, environ: Mapping[str, str], known: Installed, tell: Callable[[str], None]) -> Fleet:
+    """:func:`check` against the options of every program that an instance runs, read now unless they are known already.
+
+    ``tell`` hears of progress. A program that cannot be read is one of the problems.
+    """
+    from reconciler.config import source
+    from reconciler.installed.probe import load_probed
+
+    return load_probed(source.find_file(file, environ), environ, known, tell)
 
 
 def plan_offline(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -65,17 +89,18 @@ def plan_offline(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any
     from reconciler.core.desired import expand
     from reconciler.core.observed import World
 
-    fleet = check(file, environ)
-    after = expand(fleet, _backends(), environ)
+    known = installed(environ)
+    fleet = check(file, environ, known)
+    after = expand(fleet, known.backends, environ)
     changes, steps = preview({}, after, World(), now=0.0, limit=fleet.server.max_parallel_replacements)
     return preview_json(changes, steps, after) | {"warnings": [problem.as_json() for problem in fleet.warnings]}
 
 
 def schema(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON schema of the file."""
+    """The JSON schema of the file, with the options of the packaged versions: the same on every host."""
     from reconciler.config.schema import file_schema
 
-    del environ  # a user's own backend versions will be read from the state folder
+    del environ
     return dict(file_schema(_backends()))
 
 
