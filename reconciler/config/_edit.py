@@ -1,67 +1,67 @@
-"""Changes to the user's file, text in and text out: one instance set, removed, switched on or off; comments and layout stay.
+"""Changes to the user's file, text in and text out: one instance set, removed, switched on or off; every other byte stays.
 
 Every edit is proved before it is returned: the new text is read by the strict reader and must mean exactly the old document with that
-one change. Splicing is tried first; where it cannot, ruamel's round trip, which keeps comments and may tidy spaces.
+one change. What cannot be done so is refused, with the place; nothing is ever loaded and dumped.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pydantic import JsonValue
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode
 
-from reconciler.config._parse import parse
-from reconciler.config._splice import Splicer, Unsupported, block
-from reconciler.config._tree import Table, child, plain
+from reconciler.config import _tree
+from reconciler.config._change import Changer, Shared, hand_over, same
+from reconciler.config._guard import MAX_ALIASES
+from reconciler.config._layout import Kind, Layout, Lines
+from reconciler.config._parse import parse, split_lines
+from reconciler.config._render import block
+from reconciler.config._splice import Splicer, Unsupported
 from reconciler.core.errors import Missing, Problem, Rejected
 
 _NAME = "the file"
 Document = dict[str, JsonValue]
+_MARK = "\ufeff"
 
 
 def declares(text: str, name: str) -> bool:
     """Whether this text declares the instance; Rejected when it is not valid YAML."""
-    return name in _instances(_read(text))
+    return name in _instances(_meaning(_read(text)))
 
 
 def set_instance(text: str, name: str, body: Mapping[str, JsonValue]) -> str:
     """The text with the instance declared as ``body``: added after the others, or changed key by key where it stands.
 
-    ``x-*`` keys of the instance stay. Rejected when the text, or what became of it, is not valid.
+    ``x-*`` keys of the instance and of the mappings in it stay. Rejected when the text, or what became of it, is not valid.
     """
-    document = _read(text)
-    old = _instances(document).get(name)
-    kept = {key: value for key, value in old.items() if key.startswith("x-")} if isinstance(old, dict) else {}
-    return _edited(text, document, name, {**kept, **body})
+    tree = _read(text)
+    old = _instances(_meaning(tree)).get(name)
+    return _edited(text, tree, name, _with_notes(old, body))
 
 
 def remove_instance(text: str, name: str) -> str:
-    """The text without the instance; Missing when it is not there."""
-    document = _read(text)
-    if name not in _instances(document):
+    """The text without the instance and its comments; Missing when it is not there."""
+    tree = _read(text)
+    if name not in _instances(_meaning(tree)):
         raise Missing(f"no instance is called {name!r} in this file")
-    return _edited(text, document, name, None)
+    return _edited(text, tree, name, None)
 
 
 def set_enabled(text: str, name: str, enabled: bool) -> str:
     """The text with the instance's ``enabled`` set; unchanged when it says so already. Missing when it is not there."""
-    document = _read(text)
+    tree = _read(text)
+    document = _meaning(tree)
     instances = _instances(document)
     if name not in instances:
         raise Missing(f"no instance is called {name!r} in this file")
-    old = instances[name] or {}
-    if not isinstance(old, dict):
-        raise _refused(f"the instance {name!r} is not a mapping")
+    old = instances[name]
+    if old is not None and not isinstance(old, dict):
+        raise _refused(f"the instance {name!r} is not a mapping", _place(text, tree, name))
     defaults = document.get("defaults")
     below = defaults.get("enabled", True) if isinstance(defaults, dict) else True
-    if old.get("enabled", below) is enabled:
+    if (old or {}).get("enabled", below) is enabled:
         return text
-    return _edited(text, document, name, {**old, "enabled": enabled})
+    return _edited(text, tree, name, {**(old or {}), "enabled": enabled})
 
 
 def snippet(name: str, body: Mapping[str, JsonValue]) -> str:
@@ -69,24 +69,57 @@ def snippet(name: str, body: Mapping[str, JsonValue]) -> str:
     return "\n".join(block({"instances": {name: dict(body)}}, 2)) + "\n"
 
 
-def _refused(why: str) -> Rejected:
-    return Rejected(Problem(message=f"cannot edit the file: {why}", hint="edit it by hand", code="CONFIG_NOT_EDITABLE"))
+def _with_notes(old: JsonValue, new: Mapping[str, JsonValue]) -> Document:
+    """The new mapping, and what the user noted for themselves in the old one."""
+    if not isinstance(old, dict):
+        return dict(new)
+    kept = {key: value for key, value in old.items() if key.startswith("x-") and key not in new}
+    deeper = {key: _with_notes(old.get(key), value) if isinstance(value, dict) else value for key, value in new.items()}
+    return {**kept, **deeper}
 
 
-def _read(text: str) -> Document:
-    """The meaning of a text, ``x-*`` keys and ``${VAR}`` as written; a text without a document is an empty one."""
+def _refused(why: str, place: Problem | None = None) -> Rejected:
+    return Rejected(
+        Problem(
+            message=f"cannot edit the file: {why}",
+            hint="edit it by hand",
+            code="CONFIG_NOT_EDITABLE",
+            line=place.line if place else None,
+            column=place.column if place else None,
+            source=place.source if place else None,
+        )
+    )
+
+
+def _spot(text: str, line: int, column: int) -> Problem:
+    lines = split_lines(text)
+    return Problem(message="", line=line, column=column, source=lines[line - 1] if line <= len(lines) else None)
+
+
+def _place(text: str, tree: _tree.Node, name: str) -> Problem | None:
+    """Where the instance is named."""
+    place = _tree.locate(tree, ("instances", name), on_key=True)
+    return _spot(text.removeprefix(_MARK), place.line, place.column) if place.line else None
+
+
+def _read(text: str) -> _tree.Table:
+    """The tree of a text, ``x-*`` keys and ``${VAR}`` as written; a text without a document is an empty one."""
     try:
         document = parse(text.encode(errors="surrogateescape"), name=_NAME)
     except Rejected as refusal:
         if all(problem.code == "CONFIG_EMPTY" for problem in refusal.problems):
-            return {}
+            return _tree.Table({}, _tree.Place(_NAME, 0, 0))
         raise
     if document.problems:
         raise Rejected(*document.problems)
-    instances = child(document.root, "instances")
-    if instances is not None and not isinstance(instances, Table) and plain(instances) is not None:
-        raise _refused("`instances` is not a mapping")
-    data = plain(document.root)
+    instances = _tree.child(document.root, "instances")
+    if instances is not None and not isinstance(instances, _tree.Table) and _tree.plain(instances) is not None:
+        raise _refused("`instances` is not a mapping", _spot(text, *instances.place[1:]))
+    return document.root
+
+
+def _meaning(tree: _tree.Table) -> Document:
+    data = _tree.plain(tree)
     assert isinstance(data, dict)
     return data
 
@@ -96,114 +129,98 @@ def _instances(document: Document) -> Document:
     return instances if isinstance(instances, dict) else {}
 
 
-def _edited(text: str, document: Document, name: str, body: Document | None) -> str:
+def _edited(text: str, tree: _tree.Table, name: str, body: Document | None) -> str:
     """The text whose meaning is the document with that one instance changed (None: removed)."""
+    document = _meaning(tree)
     wanted = {key: value for key, value in _instances(document).items() if key != name}
     if body is not None:
         wanted[name] = body
-    expected = {**document, "instances": wanted}
-    mark = "\ufeff" if text.startswith("\ufeff") else ""
-    text = text.removeprefix(mark)
-    ways: tuple[Callable[[str, str, Document | None], str], ...] = (_splice, _round_trip)
-    for way in ways:
+    expected: Document = {**document, "instances": wanted}
+    if same(document, expected):
+        return text
+    mark = _MARK if text.startswith(_MARK) else ""
+    bare = text.removeprefix(mark)
+    refused = _refused(f"the instance {name!r} is written in a way that cannot be changed", _place(text, tree, name))
+    try:
+        result = _spliced(bare, lambda changer, layout, root: _plan(changer, layout, root, name, body))
+        if same(_meaning(_read(result)), expected):
+            return mark + result
+    except Unsupported as why:
+        if why.at is not None:
+            lines = Lines(bare)
+            spot = _spot(bare, lines.number(why.at), why.at - lines.start(why.at) + 1)
+            raise _refused(f"the instance {name!r} cannot be changed here: {why}", spot) from None
+    except Rejected:
+        pass  # our own result: nothing unproved leaves
+    raise refused
+
+
+def _ended(text: str) -> str:
+    """The text with an end to its last line."""
+    return text if not text or text.endswith(("\n", "\r")) else text + Lines(text).ending(0)
+
+
+def _spliced(bare: str, plan: Callable[[Changer, Splicer, _tree.Table], None]) -> str:
+    """Plan and carry out; anchors that others use are handed over to them first, one after the other."""
+    ended = _ended(bare)
+    added = len(ended) - len(bare)
+    for _ in range(MAX_ALIASES + 1):
+        splicer = Splicer(Layout(ended))
+        tree = _read(ended)
         try:
-            result = way(text, name, body)
-            if _read(result) == expected:
-                return mark + result
-        except (Unsupported, Rejected, YAMLError, ValueError, KeyError):
-            continue  # the next way, or the refusal below: nothing unproved leaves
-    raise _refused("its layout is too unusual to change one instance safely")
+            plan(Changer(splicer), splicer, tree)
+        except Shared as shared:
+            splicer = Splicer(splicer.layout)
+            hand_over(splicer, shared.node, tree)
+            following = splicer.result()
+            if not same(_meaning(_read(following)), _meaning(tree)):
+                raise Unsupported("its anchor is used elsewhere", shared.node.start) from None
+            ended = following
+            continue
+        result = splicer.result()
+        return result[:-added] if added and result.endswith(ended[-added:]) else result
+    raise Unsupported("its anchors are used in too many places")
 
 
-def _splice(text: str, name: str, body: Document | None) -> str:
-    splicer = Splicer(text)
-    root = splicer.root
-    pair = splicer.pair(root, "instances") if isinstance(root, MappingNode) else None
-    if pair is None:
-        if body is None or (isinstance(root, MappingNode) and root.flow_style and not root.value):
-            raise Unsupported("nothing to splice into")
-        if isinstance(root, MappingNode) and root.value:
-            splicer.add(root, "instances", {name: body})
-            return splicer.result()
-        end = "" if not text or text.endswith("\n") else splicer.newline
+def _plan(changer: Changer, splicer: Splicer, tree: _tree.Table, name: str, body: Document | None) -> None:
+    root = splicer.layout.root
+    if root is None:
         lines = block({"instances": {name: body}}, 2)
-        return text + end + splicer.newline.join(lines) + splicer.newline
-    key, instances = pair
-    if not isinstance(instances, MappingNode) or splicer.is_alias(key, instances) or splicer.has_merge(instances):
-        if isinstance(instances, MappingNode):
-            raise Unsupported("instances by alias or merge")
-        splicer.replace(root, key, instances, {name: body})
-        return splicer.result()
-    own = splicer.pair(instances, name)
+        splicer.put_lines(splicer.layout.finish, lines, 0)
+        return
+    if root.kind is not Kind.MAPPING:
+        raise Unsupported("the whole file is an alias", root.start)
+    outer = root.entry("instances")
+    if outer is None:
+        if "instances" in tree.entries:
+            raise Unsupported("`instances` comes from a merge", root.start)
+        changer.add(root, {"instances": {name: body}})
+        return
+    instances = outer.value
+    if instances.kind is Kind.ALIAS:
+        old = tree.entries["instances"].node
+        known = _tree.plain(old)
+        assert isinstance(known, dict)
+        rest = {key: value for key, value in known.items() if key != name}
+        changer.value(root, outer, old, rest if body is None else {**known, name: body})
+        return
+    if instances.kind is not Kind.MAPPING:
+        changer.put(root, outer, {name: body})
+        return
+    entry = instances.entry(name)
+    table = tree.entries["instances"].node
     if body is None:
-        if len(instances.value) == 1:
-            splicer.replace(root, key, instances, {})
+        if entry is None:
+            raise Unsupported("it comes from a merge", instances.start)
+        if len(instances.entries) == 1:
+            changer.put(root, outer, {})
         else:
-            splicer.remove(instances, name)
-    elif own is not None:
-        _change(splicer, instances, own, body)
-    elif instances.value:
-        splicer.add(instances, name, body)
+            changer.remove(instances, [entry])
+    elif entry is not None:
+        below = _tree.child(table, name)
+        assert below is not None  # the layout and the tree are of one text
+        changer.value(instances, entry, below, body)
+    elif instances.entries:
+        changer.add(instances, {name: body})
     else:
-        splicer.replace(root, key, instances, {name: body})
-    return splicer.result()
-
-
-def _change(splicer: Splicer, mapping: Any, pair: tuple[Any, Any], new: Document) -> None:
-    """Turn one table into another, touching only what differs."""
-    key, node = pair
-    if not isinstance(node, MappingNode) or splicer.is_alias(key, node) or not node.value:
-        splicer.replace(mapping, key, node, new)
-        return
-    old = _meaning(splicer, node)
-    if not set(old) & set(new) or (splicer.has_merge(node) and set(old) - set(new)):
-        splicer.replace(mapping, key, node, new)
-        return
-    for name in old:
-        if name not in new:
-            splicer.remove(node, name)
-    for name, value in new.items():
-        own = splicer.pair(node, name)
-        if own is None and name in old and old[name] == value:
-            continue  # comes in by a merge
-        if own is None:
-            splicer.add(node, name, value, first=name == "enabled")
-        elif old[name] != value or type(old[name]) is not type(value):
-            if isinstance(value, dict) and value:
-                _change(splicer, node, own, value)
-            else:
-                splicer.replace(node, *own, value)
-
-
-def _meaning(splicer: Splicer, node: Any) -> Document:
-    """What a mapping node of the text means, by the strict reader, found by its place."""
-    root = parse(splicer.text.encode(errors="surrogateescape"), name=_NAME).root
-    mark = node.start_mark
-    stack: list[Any] = [root]
-    while stack:
-        current = stack.pop()
-        if isinstance(current, Table):
-            if (current.place.line, current.place.column) == (mark.line + 1, mark.column + 1):
-                data = plain(current)
-                assert isinstance(data, dict)
-                return data
-            stack.extend(entry.node for entry in current.entries.values())
-    raise Unsupported("a mapping inside a list")
-
-
-def _round_trip(text: str, name: str, body: Document | None) -> str:
-    yaml = YAML(typ="rt", pure=True)
-    yaml.preserve_quotes = True
-    yaml.width = 1 << 20
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    data = yaml.load(text) or {}
-    instances = data.get("instances")
-    if instances is None:
-        data["instances"] = instances = {}
-    if body is None:
-        del instances[name]
-    else:
-        instances[name] = dict(body)
-    stream = io.StringIO()
-    yaml.dump(data, stream)
-    return stream.getvalue()
+        changer.put(root, outer, {name: body})

@@ -1,286 +1,345 @@
-"""Edits a YAML text by cutting and inserting characters where keys and values stand, so that every other byte stays as it was.
+"""Plans cuts and insertions in a YAML text where keys and values stand, so that every other byte stays as it was.
 
-Works on mappings in block or flow style; what it cannot do safely raises :class:`Unsupported`. It proves nothing: the caller reads the
-result again and compares meanings.
+Works on mappings and lists, in block or flow style; what it cannot do raises :class:`Unsupported`. It proves nothing: the caller reads
+the result again and compares meanings.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import JsonValue
-from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from reconciler.config._guard import BadScalar, resolve
-
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-_OLD_YAML = re.compile(r"(?i:y|n|yes|no|on|off)|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
-"""Text that YAML 1.1 takes for a boolean or a number in base 60; we do not, other people's tools do."""
-_WIDE = 1 << 20
-"""Columns; no line of the user's is ever folded."""
+from reconciler.config._layout import Entry, Kind, Layout, Node
+from reconciler.config._render import block as block
+from reconciler.config._render import flow, key_text, quoted
 
 
 class Unsupported(Exception):
-    """This construct cannot be edited by splicing."""
+    """This construct cannot be edited by splicing; ``at`` is the index of the character where it stands, if that is known."""
+
+    def __init__(self, why: str, at: int | None = None) -> None:
+        super().__init__(why)
+        self.at = at
 
 
-def plain_text(value: str) -> str:
-    """Text as YAML: bare where nobody can take it for anything else, quoted otherwise."""
-    try:
-        if _PLAIN.fullmatch(value) and not _OLD_YAML.fullmatch(value) and resolve(value) == value:
-            return value
-    except BadScalar:
-        pass
-    return json.dumps(value, ensure_ascii=False)
-
-
-def flow(value: JsonValue) -> str:
-    """The value on one line: JSON is YAML."""
-    return plain_text(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _quoted(value: JsonValue) -> Any:
-    """A fresh copy, with quotes around text that YAML 1.1 programs would misread."""
-    if isinstance(value, Mapping):
-        return {key: _quoted(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_quoted(item) for item in value]
-    if isinstance(value, str) and _OLD_YAML.fullmatch(value):
-        return DoubleQuotedScalarString(value)
-    return value
-
-
-def block(value: Mapping[str, JsonValue], step: int) -> list[str]:
-    """A mapping as lines of block style, unindented, without line ends."""
-    yaml = YAML(typ="rt", pure=True)
-    yaml.default_flow_style = False
-    yaml.allow_unicode = True
-    yaml.width = _WIDE
-    yaml.indent(mapping=step, sequence=step + 2, offset=step)
-    stream = io.StringIO()
-    yaml.dump(_quoted(dict(value)), stream)
-    return stream.getvalue().removesuffix("\n").split("\n")
-
-
-@dataclass(slots=True)
 class Splicer:
-    """One edit of one text: plan changes with the methods, then take :meth:`result`. The text must have passed the guard."""
+    """One edit of one text: plan changes with the methods, then take :meth:`result`."""
 
-    text: str
-    root: Any = field(init=False)
-    """ruamel's node graph; it declares no types."""
-    newline: str = field(init=False)
-    _changes: list[tuple[int, int, int, int, str]] = field(default_factory=list)
-    """Start, end, minus the indentation (of lines put in at one place the deeper go first), order of planning, new text."""
-
-    def __post_init__(self) -> None:
-        self.root = YAML(typ="safe", pure=True).compose(self.text)
-        self.newline = "\r\n" if "\r\n" in self.text else "\n"
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.text = layout.text
+        self.lines = layout.lines
+        self._changes: list[tuple[int, int, int, int, str]] = []
+        """Start, end, minus the indentation (of lines put in at one place the deeper go first), order of planning, new text."""
 
     def result(self) -> str:
         """The text with all planned changes; Unsupported when two of them touch."""
-        text, after = self.text, len(self.text) + 1
-        for start, end, _, _, new in sorted(self._changes, reverse=True):
-            if end > after:
-                raise Unsupported("changes overlap")
-            text, after = text[:start] + new + text[end:], start
-        return text
+        pieces: list[str] = []
+        at = 0
+        ordered = sorted(self._changes, key=lambda change: (change[0], change[1] > change[0], *change[2:4]))
+        for start, end, _, _, new in ordered:
+            if start < at:
+                raise Unsupported("two changes touch each other", start)
+            pieces += (self.text[at:start], new)
+            at = end
+        return "".join((*pieces, self.text[at:]))
 
-    def _change(self, start: int, end: int, new: str, indent: int = 0) -> None:
-        self._changes.append((start, end, -indent, len(self._changes), new))
+    def put(self, at: int, new: str, indent: int = 0) -> None:
+        """Insert."""
+        self._changes.append((at, at, -indent, len(self._changes), new))
 
-    @staticmethod
-    def pair(mapping: Any, key: str) -> tuple[Any, Any] | None:
-        """The key's and the value's node, own keys only."""
-        return next((pair for pair in mapping.value if isinstance(pair[0], ScalarNode) and pair[0].value == key), None)
+    def cut(self, start: int, end: int, new: str = "") -> None:
+        """Take characters out, and put others in their place."""
+        if start < end or new:
+            self._changes.append((start, end, 0, len(self._changes), new))
 
-    @staticmethod
-    def is_alias(key: Any, value: Any) -> bool:
-        """Whether the value is written elsewhere."""
-        return bool(value.start_mark.index < key.end_mark.index)
+    # ---- what the file's author is used to ----------------------------------------------------------------------
 
-    def has_merge(self, mapping: Any) -> bool:
-        """Whether ``<<`` brings keys in."""
-        return self.pair(mapping, "<<") is not None
+    def column(self, container: Node) -> int:
+        """The column of a block collection's entries, from 0."""
+        return len(self.lines.prefix(container.entries[0].start))
 
-    def step(self, mapping: Any) -> int:
-        """Columns by which the file indents; looked up in the given mapping's first nested block."""
-        if not mapping.flow_style and mapping.value:
-            column = mapping.value[0][0].start_mark.column
-            for key, value in mapping.value:
-                if (
-                    isinstance(value, MappingNode)
-                    and not value.flow_style
-                    and value.value
-                    and not self.is_alias(key, value)
-                ):
-                    return max(int(value.value[0][0].start_mark.column) - int(column), 1)
+    def step(self, container: Node | None) -> int:
+        """Columns by which the file indents: as in the nearest mapping in block style below the container, else as at the top."""
+        for node in (container, self.layout.root):
+            if node is None or node.kind is not Kind.MAPPING or node.flow or not node.entries:
+                continue
+            column = self.column(node)
+            for inner in (entry.value for entry in node.entries):
+                if inner.kind is Kind.MAPPING and inner.in_block and inner.entries:
+                    deeper = self.column(inner) - column
+                    if deeper > 0:
+                        return deeper
         return 2
 
-    def _colon(self, key: Any) -> int:
-        found = re.compile(r"\s*:").match(self.text, key.end_mark.index)
-        if found is None:
-            raise Unsupported("a key without its colon on the same line")
-        return found.end()
+    def _dash(self) -> int | None:
+        """Columns before the dashes of a list, below its key; None when the file shows none."""
+        for node in self.layout.root.walk() if self.layout.root is not None else ():
+            if node.kind is not Kind.MAPPING or node.flow:
+                continue
+            for entry in node.entries:
+                value = entry.value
+                if value.kind is Kind.SEQUENCE and value.in_block and value.entries and entry.key is not None:
+                    return max(self.column(value) - self.column(node), 0)
+        return None
 
-    def end(self, key: Any, value: Any) -> int:
-        """Index just after the last character of the pair's value."""
-        colon = self._colon(key)
-        if self.is_alias(key, value):
-            found = re.compile(r"\s*\*[^\s,\]}]+").match(self.text, colon)
-            if found is None:
-                raise Unsupported("an alias on another line")
-            return found.end()
-        if isinstance(value, ScalarNode):
-            if value.start_mark.index == value.end_mark.index or (not value.value and value.style is None):
-                return max(colon, value.end_mark.index if value.anchor else colon)
-            return len(self.text[: value.end_mark.index].rstrip(" \t\r\n"))
-        if value.flow_style or not value.value:
-            return int(value.end_mark.index)
-        return self.end(*value.value[-1]) if isinstance(value, MappingNode) else self._item_end(value)
+    def rendered(self, value: Mapping[str, JsonValue], container: Node | None) -> list[str]:
+        """Lines of block style as the file has them."""
+        return block(value, self.step(container), dash=self._dash())
 
-    def _item_end(self, sequence: Any) -> int:
-        """Index just after the last character of a block list's last item."""
-        item = sequence.value[-1]
-        if item.start_mark.index < sequence.start_mark.index:
-            raise Unsupported("an alias as the last item")
-        if isinstance(item, ScalarNode):
-            end = len(self.text[: item.end_mark.index].rstrip(" \t\r\n"))
-            if not item.value and item.style is None and self.text[end - 1] != "-":
-                raise Unsupported("an item that was left out, with a comment behind it")
-            return end
-        if item.flow_style or not item.value:
-            return int(item.end_mark.index)
-        return self.end(*item.value[-1]) if isinstance(item, MappingNode) else self._item_end(item)
+    def like(self, container: Node, value: JsonValue) -> str:
+        """The value on one line, in quotes where the container is written as JSON."""
+        return flow(value, as_json=self._is_json(container))
 
-    def _line_start(self, index: int) -> int:
-        return self.text.rfind("\n", 0, index) + 1
+    @staticmethod
+    def _is_json(container: Node) -> bool:
+        return (
+            container.flow
+            and bool(container.entries)
+            and all(entry.key is not None and entry.key.style == '"' for entry in container.entries)
+        )
 
-    def _line_end(self, index: int) -> int:
-        """Index just after the line's end."""
-        found = self.text.find("\n", index)
-        return len(self.text) if found < 0 else found + 1
+    # ---- putting in ---------------------------------------------------------------------------------------------
 
-    def _column(self, key: Any) -> int:
-        """The key's column, when nothing but blanks stands before it."""
-        start = self._line_start(key.start_mark.index)
-        if self.text[start : key.start_mark.index].strip(" "):
-            raise Unsupported("a block key after other text")
-        return int(key.start_mark.index) - start
+    def put_lines(self, at: int, lines: Sequence[str], indent: int) -> None:
+        """Insert whole lines where a line begins."""
+        newline = self.lines.ending(at)
+        self.put(at, "".join(f"{' ' * indent if line else ''}{line}{newline}" for line in lines), indent)
 
-    def _insert_lines(self, index: int, lines: list[str], indent: int) -> None:
-        body = "".join(f"{' ' * indent}{line}".rstrip(" ") + self.newline for line in lines)
-        if index == len(self.text) and self.text and not self.text.endswith(("\n", "\r")):
-            body = self.newline + body
-        self._change(index, index, body, indent)
-
-    def add(self, mapping: Any, key: str, value: JsonValue, *, first: bool = False) -> None:
-        """Put a pair at the end (or the beginning) of a mapping that is not empty."""
-        if mapping.flow_style:
-            self._add_flow(mapping, key, value, first=first)
+    def add(self, container: Node, new: Mapping[str, JsonValue], *, first: bool = False) -> None:
+        """Put pairs at the end (or the beginning) of a mapping that is not empty."""
+        if container.flow:
+            key = quoted if self._is_json(container) else key_text
+            self._add_flow(container, [f"{key(name)}: {self.like(container, new[name])}" for name in new], first=first)
             return
-        column = self._column(mapping.value[0][0])
-        start = mapping.value[0][0].start_mark.index
-        at = self._line_start(start) if first else self._line_end(self.end(*mapping.value[-1]))
-        self._insert_lines(at, block({key: value}, self.step(self.root)), column)
+        head = container.entries[0]
+        column = self.column(container)
+        if not first:
+            self.put_lines(self.behind(container.entries[-1], column), self.rendered(new, container), column)
+            return
+        if self.lines.prefix(head.start).strip(" "):
+            raise Unsupported("something else stands before its first key", head.start)
+        self.put_lines(self._before(head, column), self.rendered(new, container), column)
 
-    def _add_flow(self, mapping: Any, key: str, value: JsonValue, *, first: bool) -> None:
-        pair = f"{json.dumps(key) if self._is_json(mapping) else plain_text(key)}: {self._flow_like(mapping, value)}"
-        opening, closing = mapping.start_mark.index, mapping.end_mark.index - 1
-        if mapping.anchor:
-            opening = self.text.index("{", opening)
-        if not mapping.value:
-            self._change(opening + 1, closing, pair)
-        elif first:
-            at = mapping.value[0][0].start_mark.index
-            self._change(at, at, pair + ", ")
+    def add_items(self, container: Node, index: int, new: Sequence[JsonValue]) -> None:
+        """Put items into a list that is not empty, before the one at ``index``, or at the end."""
+        if container.flow:
+            texts = [self.like(container, value) for value in new]
+            if index < len(container.entries):
+                self.put(container.entries[index].start, "".join(f"{text}, " for text in texts))
+            else:
+                self._add_flow(container, texts)
+            return
+        column = self.column(container)
+        lines = [f"- {flow(value)}" for value in new]
+        if index == len(container.entries):
+            self.put_lines(self.behind(container.entries[-1], column), lines, column)
+            return
+        entry = container.entries[index]
+        if self.lines.prefix(entry.start).strip(" "):
+            raise Unsupported("something else stands before the list's item", entry.start)
+        self.put_lines(self._before(entry, column), lines, column)
+
+    def fill(self, container: Node, new: Mapping[str, JsonValue]) -> None:
+        """Put pairs between the brackets of an empty mapping."""
+        self.put(container.body + 1, ", ".join(f"{key_text(name)}: {flow(value)}" for name, value in new.items()))
+
+    def _add_flow(self, container: Node, new: Sequence[str], *, first: bool = False) -> None:
+        head, last = container.entries[0], container.entries[-1]
+        if first:
+            if self._owns_lines(container, 0):
+                prefix, newline = self.lines.prefix(head.start), self.lines.ending(self.lines.after(head.start))
+                self.put(self.lines.start(head.start), "".join(f"{prefix}{text},{newline}" for text in new))
+            else:
+                self.put(head.start, "".join(f"{text}, " for text in new))
+            return
+        if not self._owns_lines(container, len(container.entries) - 1):
+            self.put(last.end, self._apart(last) + "".join(f", {text}" for text in new))
+            return
+        comma = self.layout.comma(last.end, container.end)
+        if comma is None:
+            self.put(last.end, self._apart(last) + ",")
+        at = self.lines.after(last.end if comma is None else comma)
+        prefix, newline = self.lines.prefix(last.start), self.lines.ending(at)
+        ends = [","] * (len(new) - 1) + ["," if comma is not None else ""]
+        self.put(at, "".join(f"{prefix}{text}{end}{newline}" for text, end in zip(new, ends, strict=True)))
+
+    @staticmethod
+    def _apart(entry: Entry) -> str:
+        """A comma right behind a colon would be read as text."""
+        return " " if entry.key is not None and entry.end == entry.mark and entry.mark != entry.key.end else ""
+
+    def _owns_lines(self, container: Node, index: int) -> bool:
+        """Whether an entry between brackets has its lines for itself (its comma and a comment aside)."""
+        entry = container.entries[index]
+        if self.lines.prefix(entry.start).strip(" \t"):
+            return False
+        rest = self.text[entry.end : self.lines.end(entry.end)].lstrip(" \t")
+        if rest.startswith(","):
+            rest = rest[1:].lstrip(" \t")
+        return not rest or rest.startswith("#")
+
+    # ---- taking out ---------------------------------------------------------------------------------------------
+
+    def remove(self, container: Node, gone: Collection[Entry]) -> None:
+        """Take entries out of a collection that keeps others."""
+        entries = container.entries
+        if container.flow:
+            for first, last in _runs([index for index, entry in enumerate(entries) if entry in gone]):
+                self._remove_flow(container, first, last)
+            return
+        column = self.column(container)
+        for index, entry in enumerate(entries):
+            if entry not in gone:
+                continue
+            if not self.lines.prefix(entry.start).strip(" "):
+                self.cut(self._before(entry, column), self.behind(entry, column))
+            elif index + 1 < len(entries):
+                self.cut(entry.start, entries[index + 1].start)
+            else:
+                raise Unsupported("something else stands before it on its line", entry.start)
+
+    def _remove_flow(self, container: Node, first: int, last: int) -> None:
+        """Entries between brackets, from the first to the last."""
+        entries = container.entries
+        closing = container.end - 1
+        ends_all = last == len(entries) - 1
+        comma = self.layout.comma(entries[last].end, closing if ends_all else entries[last + 1].start)
+        if ends_all and comma is None and first:
+            before = self.layout.comma(entries[first - 1].end, entries[first].start)
+            assert before is not None  # the grammar has one between two entries
+            self.cut(before, before + 1)
+        if all(self._owns_lines(container, index) for index in range(first, last + 1)):
+            stop = entries[last].end if comma is None else comma
+            self.cut(self.lines.start(entries[first].start), self.lines.after(stop))
+        elif not ends_all:
+            self.cut(entries[first].start, entries[last + 1].start)
         else:
-            at = self.end(*mapping.value[-1])
-            self._change(at, at, ", " + pair)
+            between = self.text[entries[first - 1].end : entries[first].start] if first else "#"
+            start = entries[first].start if "#" in between else entries[first].start - self._gap(entries[first].start)
+            self.cut(start, entries[last].end)
+            if comma is not None and first:
+                self.cut(comma, comma + 1)
 
-    def _is_json(self, mapping: Any) -> bool:
-        return bool(mapping.value) and all(key.style == '"' for key, _ in mapping.value)
+    def _gap(self, index: int) -> int:
+        """Blanks and line ends right before a place."""
+        at = index
+        while at and self.text[at - 1] in " \t\r\n":
+            at -= 1
+        return index - at
 
-    def _flow_like(self, mapping: Any, value: JsonValue) -> str:
-        return json.dumps(value, ensure_ascii=False) if self._is_json(mapping) else flow(value)
+    def clear(self, entry: Entry, container: Node) -> None:
+        """Make an entry's block collection an empty one, ``{}`` or ``[]``; comments that belong to none of its entries stay."""
+        value = entry.value
+        inner = self.column(value)
+        for each in value.entries:
+            if self.lines.prefix(each.start).strip(" "):
+                self.replace(entry, {} if value.kind is Kind.MAPPING else [], container)
+                return
+            self.cut(self._before(each, inner), self.behind(each, inner))
+        self.put(self._seat(entry), " {}" if value.kind is Kind.MAPPING else " []")
 
-    def remove(self, mapping: Any, key: str) -> None:
-        """Take a pair out of a mapping that has others."""
-        index = next(number for number, pair in enumerate(mapping.value) if pair[0].value == key)
-        key_node, value = mapping.value[index]
-        if mapping.flow_style:
-            if index + 1 < len(mapping.value):
-                self._change(key_node.start_mark.index, mapping.value[index + 1][0].start_mark.index, "")
-            else:
-                self._change(self.end(*mapping.value[index - 1]), self.end(key_node, value), "")
-            return
-        column = self._column(key_node)
-        start = self._leading_comments(self._line_start(key_node.start_mark.index), column)
-        stop = self._trailing_comments(self._line_end(self.end(key_node, value)), column)
-        self._change(start, stop, "")
-
-    def _leading_comments(self, start: int, column: int) -> int:
-        """Start of the comment lines right above, if a blank line sets them off: then they speak of this key alone."""
-        at = start
+    def _before(self, entry: Entry, column: int) -> int:
+        """Where the comment lines right above an entry begin, at its own column: they speak of it."""
+        at = self.lines.start(entry.start)
         while at:
-            above = self._line_start(at - 1)
-            line = self.text[above:at].rstrip("\r\n")
-            if line.startswith(" " * column + "#"):
-                at = above
-            else:
-                return at if not line.strip() else start
-        return start
-
-    def _trailing_comments(self, stop: int, column: int) -> int:
-        """End of the comment lines right below that are indented deeper than the key: they belong to its value."""
-        at = stop
-        while at < len(self.text):
-            end = self._line_end(at)
-            line = self.text[at:end]
-            if not line.strip():
-                at = end
-            elif line.lstrip(" ").startswith("#") and len(line) - len(line.lstrip(" ")) > column:
-                at = stop = end
-            else:
+            above = self.lines.start(at - 1)
+            if not self.text[above:at].startswith(" " * column + "#"):
                 break
+            at = above
+        return at
+
+    def behind(self, entry: Entry, column: int) -> int:
+        """Where the line after an entry begins; comment lines below that are indented deeper than the entry belong to it."""
+        return self.below(self.lines.after(entry.end), column)
+
+    def below(self, start: int, column: int) -> int:
+        """The end of the comment lines from here on that are indented deeper than a column, with the blank lines among them."""
+        at = stop = start
+        while at < self.layout.finish:
+            after = self.lines.after(at)
+            line = self.text[at:after]
+            bare = line.lstrip(" \t")
+            if bare.startswith("#"):
+                if len(line[: len(line) - len(bare)].expandtabs()) <= column:
+                    break
+                stop = after
+            elif bare.strip():
+                break
+            at = after
         return stop
 
-    def replace(self, mapping: Any, key_node: Any, value: Any, new: JsonValue) -> None:
-        """Put another value at a key, in the mapping's own style."""
-        colon, end = self._colon(key_node), self.end(key_node, value)
-        alias = self.is_alias(key_node, value)
-        is_scalar = not isinstance(new, (dict, list))
-        if not alias and isinstance(value, ScalarNode) and is_scalar and end > colon and value.style not in ("|", ">"):
-            self._change(value.start_mark.index, end, self._scalar_like(value, new, mapping))
-            return
-        inline = mapping.flow_style or is_scalar or not new or isinstance(new, list)
-        in_block = not alias and isinstance(value, (MappingNode, SequenceNode)) and not value.flow_style and end > colon
-        if inline:
-            self._change(colon, colon if in_block else end, " " + self._flow_like(mapping, new))
-            if in_block:
-                self._change(self._line_end(colon), self._line_end(end), "")
-            return
-        if in_block:
-            self._change(self._line_end(colon), self._line_end(end), "")
-        else:
-            self._change(colon, end, "")
-        assert isinstance(new, dict)
-        step = self.step(self.root)
-        self._insert_lines(self._line_end(end), block(new, step), self._column(key_node) + step)
+    # ---- putting one thing in the place of another --------------------------------------------------------------
 
-    def _scalar_like(self, old: Any, new: JsonValue, mapping: Any) -> str:
-        """The new scalar with the old one's quotes, where it is text."""
+    def _seat(self, entry: Entry) -> int:
+        """Where a value on the key's own line goes: behind the mark, or behind the anchor that stands there."""
+        value = entry.value
+        return self.layout.anchor_end(value) if value.anchor is not None else entry.mark
+
+    def _clear_value(self, entry: Entry, *, with_space: bool) -> int:
+        """Cut the value; the index where the text of another one on the key's line goes, after a space if that was cut too."""
+        value, seat = entry.value, self._seat(entry)
+        if value.empty:
+            return seat
+        if value.literal:
+            start = seat if with_space else value.body
+            self.cut(start, self.layout.header(value))
+            self.cut(self.lines.after(value.body), self.lines.after(value.end))
+            return start
+        below = self.lines.start(value.body) != self.lines.start(seat)
+        if value.in_block and below:
+            self.cut(self.lines.after(seat), self.lines.after(value.end))
+            return seat
+        if with_space and below:
+            self.cut(self.lines.start(value.body), self.lines.after(value.end))
+            return seat
+        start = seat if with_space else value.body
+        self.cut(start, value.end)
+        return start
+
+    def replace(self, entry: Entry, new: JsonValue, container: Node) -> None:
+        """Put another value at a key or in the place of an item, in the container's own style."""
+        value = entry.value
+        if container.flow or entry.key is None or not isinstance(new, dict) or not new:
+            at = self._clear_value(entry, with_space=False)
+            space = " " if at == self._seat(entry) and at != value.body else ""
+            if value.empty and entry.key is not None and entry.mark == entry.key.end:
+                space = ": "
+            elif value.empty:
+                space = " "
+            self.put(at, space + self._scalar_like(value, new, container))
+            return
+        lines = self.rendered(new, container)
+        self.put_below(entry, lines, container)
+
+    def put_below(self, entry: Entry, lines: Sequence[str], container: Node) -> None:
+        """Put lines of block style below a key in the place of its value."""
+        self._clear_value(entry, with_space=True)
+        after = self.lines.after(entry.end)
+        column = self.column(container)
+        indent = column + self.step(container)
+        if entry.value.empty and (hint := self.below(after, column)) != after:
+            first = self.text[after:hint].lstrip("\r\n")
+            blanks = len(first) - len(first.lstrip(" "))
+            indent = blanks if first[blanks : blanks + 1] == "#" and blanks > column else indent
+        self.put_lines(after, lines, indent)
+
+    def _scalar_like(self, old: Node, new: JsonValue, container: Node) -> str:
+        """The new value with the old one's quotes, where both are text."""
         if isinstance(new, str) and old.style == "'" and new.isprintable():
             return "'" + new.replace("'", "''") + "'"
-        if isinstance(new, str) and (old.style == '"' or self._is_json(mapping)):
-            return json.dumps(new, ensure_ascii=False)
-        if isinstance(new, str) and not mapping.flow_style:
-            return block({"k": new}, 2)[0].removeprefix("k: ")
-        return flow(new)
+        if isinstance(new, str) and old.style == '"':
+            return quoted(new)
+        return self.like(container, new)
+
+
+def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
+    """Consecutive numbers as first and last."""
+    runs: list[tuple[int, int]] = []
+    for index in indexes:
+        if runs and runs[-1][1] == index - 1:
+            runs[-1] = (runs[-1][0], index)
+        else:
+            runs.append((index, index))
+    return runs

@@ -1,6 +1,7 @@
 """The YAML library's home: reading a file strictly into a tree with places, and editing it with comments kept.
 
-This page is the room's front door to YAML; the work is in ``_parse`` (reading), ``_splice`` and ``_edit`` (writing).
+This page is the room's front door to YAML; the work is in ``_parse`` (reading) and ``_edit`` (writing), with ``_change``, ``_splice`` and
+``_layout`` below it.
 """
 
 from __future__ import annotations
