@@ -77,6 +77,9 @@ class OptionSource:
     """Seconds; importing vLLM with cold files took 8 to 40 s."""
 
 
+NO_SERVER = "NO_SERVER"
+"""Code of the problem that a command line starts no server that any backend knows."""
+
 OptionTable = Mapping[str, object]
 """The options of one version of one server as plain data, in the form of ``backends/vocabulary/*.json``."""
 
