@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from reconciler.config.importers.contract import Importer, Understand, Unknown
+    from reconciler.config.importers.write import Written
     from reconciler.core.contracts import Backend, ParsedCommand
     from reconciler.core.spec import Fleet
     from reconciler.installed.known import Installed
@@ -104,25 +106,64 @@ def schema(environ: Mapping[str, str]) -> dict[str, Any]:
     return dict(file_schema(_backends()))
 
 
-def parse_command(command: str, kind: str | None) -> tuple[ParsedCommand, str]:
-    """A pasted command line, understood, and its YAML snippet; ``kind`` None recognises the backend. Rejected with the position."""
+def parse_command(command: str, kind: str | None, environ: Mapping[str, str]) -> tuple[ParsedCommand, str]:
+    """A pasted command line, understood by the installed versions' options, and its YAML snippet.
+
+    ``kind`` None recognises the backend. Rejected with the position.
+    """
     from reconciler.config import document
     from reconciler.core.errors import Problem, Rejected
 
-    backends = _backends()
-    chosen = [one for name, one in backends.items() if kind is not None and kind in (name, *one.parse_routes)]
     if kind is None:
-        chosen = [one for one in backends.values() if one.parse_routes and one.recognises(command.split())]
-    if len(chosen) != 1:
+        parsed = understand(environ)(command)
+        return parsed, document.snippet(parsed.name, parsed.instance())
+    backends = installed(environ).backends
+    chosen = [one for name, one in backends.items() if kind in (name, *one.parse_routes)]
+    if not chosen:
         known = ", ".join(sorted(route for one in backends.values() for route in one.parse_routes[:1]))
-        why = (
-            f"there is no backend {kind!r} that parses commands"
-            if kind
-            else "cannot tell which server this command starts"
-        )
-        raise Rejected(Problem(message=why, hint=f"say which with --backend: {known}"))
+        raise Rejected(Problem(message=f"there is no backend {kind!r}", hint=f"say which with --backend: {known}"))
     parsed = chosen[0].parse(command)
     return parsed, document.snippet(parsed.name, parsed.instance())
+
+
+def understand(environ: Mapping[str, str]) -> Understand:
+    """What reads a command line of whichever server it starts; that raises Rejected with line and column when none knows it."""
+    from functools import partial
+
+    from reconciler.backends import _detect
+
+    return partial(_detect.understand, backends=installed(environ).backends)
+
+
+def unknown(environ: Mapping[str, str]) -> Unknown:
+    """What makes an instance out of a command line of no known server: it runs exactly these words."""
+    from reconciler.backends import _detect
+
+    del environ  # nothing depends on what is installed
+    return _detect.unknown
+
+
+def importers() -> Mapping[str, Importer]:
+    """Whose files can be imported, by kind."""
+    from reconciler.config.importers import discover
+
+    return discover()
+
+
+def import_instances(kind: str, files: Mapping[str, bytes], environ: Mapping[str, str]) -> Written:
+    """Other tools' files (by name) as one file of ours, and what was lost; Rejected when one of them is no file of that kind."""
+    from reconciler.config import load
+    from reconciler.config.importers import write
+
+    backends = _backends()
+    read = importers()[kind].read
+    known, other = understand(environ), unknown(environ)
+    parts = [(name, read(data, name=name, understand=known, unknown=other)) for name, data in files.items()]
+
+    def check(text: bytes, variables: Mapping[str, str]) -> Fleet:
+        return load.load_text(text, name="the imported file", backends=backends, environ=variables)
+
+    return write.write(write.merged(parts), kind=kind, origin=", ".join(files), load=check, environ=environ)
 
 
 def simulated(fleet: Fleet) -> Fleet:

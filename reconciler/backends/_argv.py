@@ -6,6 +6,7 @@ Flags that the vocabulary does not know are handed back untouched, each with the
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,16 +15,31 @@ from pydantic import JsonValue
 
 from reconciler.backends import _tokens
 from reconciler.backends._flags import set_deep
+from reconciler.backends._hide import flag_named, looks_secret, named, secret_flag
+from reconciler.backends._jsontext import DEEPEST, read_json
+from reconciler.backends._shell import DASHES
 from reconciler.backends._tokens import Word, plain_words
-from reconciler.backends._values import FALSE_TEXTS, TRUE_TEXTS, ValueProblem, decode_json, is_json, item_value, shown
+from reconciler.backends._values import (
+    FALSE_TEXTS,
+    TRUE_TEXTS,
+    ValueProblem,
+    decode_json,
+    expected,
+    is_json,
+    item_value,
+)
 from reconciler.backends._vocabulary import Kind, Option, Syntax, Type, Vocabulary
 
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+(?:[eE][+-]?\d+)?")
 _HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
 _HUMAN_FACTOR = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SECRET = re.compile(r"--?(?:[a-z]+[-_])*(?:api[-_]?keys?|hf[-_]?token)")
-_MOST_GUESSES = 32
+_MOST_GUESSES = 8
 """Unknown words after which no nearest name is looked for any more: guessing costs 0.2 ms each."""
+_MOST_UNKNOWN = 100
+"""Unknown flags after which the text is taken for something else than a command of this server."""
+_LONGEST_NUMBER = 19
+"""Characters of a number with a suffix: any that a server can use is shorter."""
 _ON_OFF = frozenset({"on", "off"})
 
 
@@ -40,24 +56,28 @@ class Reading:
     warnings: list[str] = field(default_factory=list)
     words: dict[str, Word] = field(default_factory=dict)
     """Where each option was given first."""
+    unknown: list[Word] = field(default_factory=list)
+    """Flags that the vocabulary does not have."""
 
 
 def read_argv(vocabulary: Vocabulary, argv: Sequence[str]) -> Reading:
     """Read an argv that is already split (no subcommand, no program); raises Rejected, the column counting words."""
-    return _Reader(vocabulary, plain_words(tuple(argv))).run()
+    return _Reader(vocabulary, plain_words(tuple(argv)), pasted=False).run()
 
 
 def read_words(vocabulary: Vocabulary, words: Sequence[Word]) -> Reading:
     """Read the words of a pasted command behind its program; raises Rejected with line and column."""
-    return _Reader(vocabulary, words).run()
+    return _Reader(vocabulary, words, pasted=True).run()
 
 
 class _Reader:
     """One pass over the words."""
 
-    def __init__(self, vocabulary: Vocabulary, words: Sequence[Word]) -> None:
+    def __init__(self, vocabulary: Vocabulary, words: Sequence[Word], *, pasted: bool) -> None:
         self.vocabulary = vocabulary
         self.words = words
+        self.pasted = pasted
+        """The words are texts of the file, in which ``${NAME}`` is a variable and ``$${`` is escaped."""
         self.at = 0
         self.done = Reading()
         self.only_bare = False
@@ -71,6 +91,8 @@ class _Reader:
             if self.only_bare or not self._flag_like(word.text):
                 self._bare(word)
             elif word.text == "--":
+                if self.llama:
+                    _tokens.refuse(word, f"{self.vocabulary.program} knows no --", "leave it out")
                 self.only_bare = True
             else:
                 self._flag(word)
@@ -90,9 +112,19 @@ class _Reader:
         if self.positional is None or "model" in self.done.options:
             _tokens.refuse(
                 word,
-                f"{shown(word.text)} belongs to no flag: {self.vocabulary.program} takes no further words",
-                "a switch takes no value; put quotes around a value that holds blanks",
+                f"{named(word.text)} belongs to no flag: {self.vocabulary.program} takes no further words",
+                "write out the arguments that the variable holds"
+                if word.text.startswith("${")
+                else "a switch takes no value; put quotes around a value that holds blanks",
             )
+        before = self.words[self.at - 2] if self.at > 1 else None
+        switch = self.vocabulary.by_flag(before.text) if before is not None and not self.only_bare else None
+        if word.text in (*TRUE_TEXTS, *FALSE_TEXTS) and switch is not None and switch[0].kind is Kind.SWITCH:
+            option = switch[0]
+            off = f"{option.negative[0]} for off" if option.negative else "leave it out for off"
+            _tokens.refuse(word, f"{option.flag} takes no value", f"write {option.flag} for on, {off}")
+        if not word.text:
+            _tokens.refuse(word, "the model's name is empty", "name a model, or leave the quotes out")
         self.done.bare.append(word)
         self.done.options["model"] = self._value(self.positional, word, word.text)
         self.done.words["model"] = word
@@ -157,7 +189,7 @@ class _Reader:
 
     def _switch(self, word: Word, name: str, option: Option, positive: bool, value: str | None) -> None:
         if value is not None and value not in (*TRUE_TEXTS, *FALSE_TEXTS):
-            _tokens.refuse(word, f"{name} takes no value, not even {shown(value)}", f"write {option.flag}")
+            _tokens.refuse(word, f"{name} takes no value, not even {named(value, 'this one')}", f"write {option.flag}")
         state = positive if value is None or value in TRUE_TEXTS else not positive
         if not state and not option.negative:
             self._warn(word, f"{name} is off unless it is given, so it was left out")
@@ -191,8 +223,14 @@ class _Reader:
         if not isinstance(held, dict):
             _tokens.refuse(word, f"{name} adds to {base}, which is not a mapping", "use one of the two")
         if not adds and text != "null" and decode_json(text) is None and is_json(text):
-            _tokens.refuse(word, f"{shown(text)} cannot be written to a file without loss", f"give {base} as a whole")
+            _tokens.refuse(word, "this value cannot be written to a file without loss", f"give {base} as a whole")
+        if len(path) > DEEPEST or "${" in name:
+            _tokens.refuse(word, "this flag cannot be written as a key of the file", f"give {base} as a whole")
         item: JsonValue = list(text.split(",")) if adds else _loose_json(text)
+        if self.pasted and not adds:
+            item = read_json(text, _loose_json)
+            if item == text != _loose_json(text):
+                _tokens.refuse(word, "this value cannot be written to a file without loss", f"give {base} as a whole")
         before = _deep(held, path)
         if adds and isinstance(before, list):
             before.extend(text.split(","))
@@ -238,13 +276,28 @@ class _Reader:
         if _SECRET.fullmatch(name):
             self._secret(word, value)
             return
+        if any(dash in name for dash in DASHES):
+            _tokens.refuse(word, "there is a long dash in this flag", "write - and -- with the plain minus sign")
+        before = self.done.unknown[-1] if self.done.unknown else None
+        behind_secret = before is not None and before is self.words[self.at - 2] and secret_flag(before.text)
+        said = "this flag" if behind_secret else flag_named(word.text)
         self.done.extra.append(word.text)
+        self.done.unknown.append(word)
+        if len(self.done.unknown) > _MOST_UNKNOWN:
+            _tokens.refuse(
+                word,
+                f"more than {_MOST_UNKNOWN} flags that {self.vocabulary.program} does not have",
+                "paste one command of this server",
+            )
         gone = self.vocabulary.gone_flag(name)
-        near = self.vocabulary.nearest_flag(name) if len(self.done.extra) <= _MOST_GUESSES else None
-        near = f"did you mean {near}?" if near else None
-        cure = gone.hint if gone is not None else near
-        message = f"{self.vocabulary.program} {self.vocabulary.version} has no {shown(name)}, kept in extra_args"
+        near = None
+        if gone is None and said == name and len(self.done.unknown) <= _MOST_GUESSES:
+            near = self.vocabulary.nearest_flag(name)
+        cure = gone.hint if gone is not None else f"did you mean {near}?" if near else None
+        message = f"{self.vocabulary.program} {self.vocabulary.version} has no {said}, kept in extra_args"
         self._warn(word, f"{message}; {cure}" if cure else message)
+        if secret_flag(name):
+            self._warn(word, f"what follows {said} stands in the file as it was given; ${{NAME}} would keep it out")
         if value is not None:
             return
         while self._own_value():
@@ -284,7 +337,7 @@ class _Reader:
             return "on"
         if text is None or not self._value_follows(option):
             hint = None if text is None else f"write {option.flag}={text} if {text} is the value"
-            if self.llama or option.secret:
+            if self.llama or option.secret or (text is not None and flag_named(text) == "this flag"):
                 hint = None
             _tokens.refuse(word, f"{word.text} wants a value, and none follows", hint)
         self.at += 1
@@ -299,8 +352,12 @@ class _Reader:
 
     def _value(self, option: Option, word: Word, text: str) -> JsonValue:
         try:
+            if option.type is Type.JSON and self.pasted:
+                return read_json(text, functools.partial(item_value, option))
             return item_value(option, text)
         except ValueProblem as problem:
+            if option.secret or looks_secret(text):  # the message would repeat it
+                _tokens.refuse(word, f"{option.flag} takes {expected(option)}, which the given value is not")
             _tokens.refuse(word, problem.message, problem.hint)
 
     def _put(self, word: Word, option: Option, value: JsonValue) -> None:
@@ -333,7 +390,7 @@ def _loose_json(text: str) -> JsonValue:
     if value is not None:
         return value
     human = _HUMAN.fullmatch(text)
-    if human is None:
+    if human is None or len(text) > _LONGEST_NUMBER:
         return text
     number, suffix = human.groups()
     if suffix.isupper():

@@ -23,7 +23,7 @@ from reconciler.backends._parse import parse_command
 from reconciler.backends._schema import options_schema
 from reconciler.backends._values import ValueProblem
 from reconciler.backends._vocabulary import Vocabulary, from_table, load
-from reconciler.backends._wrappers import Program, names_program
+from reconciler.backends._wrappers import Program, program_place
 from reconciler.core.contracts import (
     Endpoint,
     Launch,
@@ -129,6 +129,11 @@ class VocabularyBackend:
         table = self._lookup(executable) if self._lookup is not None and executable is not None else None
         return from_table(table) if table is not None else self.vocabulary
 
+    @property
+    def usual_vocabulary(self) -> Vocabulary:
+        """The options of the program that runs where nobody names another."""
+        return self._vocabulary_for(None, None)
+
     def _vocabulary_for(self, spec: InstanceSpec | None, backends: BackendsSpec | None) -> Vocabulary:
         try:
             return self.vocabulary_of(self.executable(spec, backends or BackendsSpec()))
@@ -220,12 +225,13 @@ class VocabularyBackend:
         return parse_command(
             command,
             kind=self.kind,
-            vocabulary=self.vocabulary,
+            vocabulary=self.usual_vocabulary,
             program=self.program,
             key_variables=frozenset(self.key_variables),
             model_keys=self.model_keys,
+            refused=self.refused,
         )
 
     def recognises(self, words: Sequence[str]) -> bool:
         """Whether the first words of a command line are this backend's own."""
-        return names_program(words, self.program)
+        return program_place(words, self.program) is not None

@@ -12,17 +12,24 @@ from typing import NoReturn
 
 from pydantic import JsonValue
 
-from reconciler.backends import _tokens
+from reconciler.backends import _docker, _tokens
 from reconciler.backends._argv import Reading, read_words
+from reconciler.backends._hide import at_word, flag_named, looks_secret, secret_flag, secret_variable, with_source
+from reconciler.backends._outer import REFUSED
 from reconciler.backends._tokens import Word
-from reconciler.backends._vocabulary import Vocabulary
-from reconciler.backends._wrappers import Program, peel, quoted
+from reconciler.backends._vocabulary import Syntax, Vocabulary
+from reconciler.backends._wrappers import Peeled, Program, peel, peel_outer, quoted
 from reconciler.core.contracts import ParsedCommand
 from reconciler.core.errors import Problem, Rejected
 from reconciler.core.spec import NAME_PATTERN
 
 _NAME_LIMIT = 63
 _MODEL_FILE = re.compile(r"(?:[-.]0*1-of-0*\d+)?\.(?:gguf|safetensors|bin)$")
+_LISTENING = re.compile(r"uds|api_prefix|(?:enable_)?ssl_\w+")
+"""Options about how the server listens: llamactl's own, as host and port are."""
+_PORT = re.compile(r"[0-9]{1,5}")
+_REFERENCE = re.compile(r"\$\{[^}]*\}")
+_OWN_KEY = "llamactl gives each server a random key of its own"
 
 
 def parse_command(
@@ -33,75 +40,205 @@ def parse_command(
     program: Program,
     key_variables: frozenset[str],
     model_keys: Sequence[str],
+    refused: Mapping[str, str],
 ) -> ParsedCommand:
-    """Understand one command. ``key_variables`` are llamactl's to set; ``model_keys`` suggest a name, best first."""
-    words, shell_warnings = _tokens.split(command)
-    if not words:
-        problem = Problem(
-            message="the command is empty", hint=f"paste one, as {program.example}", code=_tokens.CODE, line=1, column=1
-        )
-        raise Rejected(problem)
+    """Understand one command. ``key_variables`` are llamactl's to set; ``model_keys`` suggest a name, best first; ``refused``
+    are options that no instance may have, each with what to do instead. Rejected with line, column and the line's text."""
+    try:
+        return _parse(command, kind, vocabulary, program, key_variables, model_keys, refused)
+    except Rejected as rejected:
+        raise with_source(rejected, command, lambda flag: shows(vocabulary, flag)) from None
+
+
+def shows(vocabulary: Vocabulary, flag: str) -> bool:
+    """Whether the value of a flag may be said: a known one (or a part of one) that is no secret."""
+    found = vocabulary.by_flag(flag) or vocabulary.by_flag(flag.partition(".")[0])
+    return found is not None and not found[0].secret
+
+
+def _parse(
+    command: str,
+    kind: str,
+    vocabulary: Vocabulary,
+    program: Program,
+    key_variables: frozenset[str],
+    model_keys: Sequence[str],
+    refused: Mapping[str, str],
+) -> ParsedCommand:
+    words, shell_warnings = split_command(command, program.example)
     line_warnings = _join_lines(words)
     peeled = peel(words, program)
     reading = read_words(vocabulary, peeled.arguments)
-    warnings = [*shell_warnings, *line_warnings, *peeled.warnings, *reading.warnings]
-    environment = dict(peeled.environment)
-    _take_ours(vocabulary, reading, environment, warnings)
-    for name in sorted(key_variables & environment.keys()):
-        del environment[name]
-        warnings.append(f"{name} was dropped: llamactl gives each server a random key of its own")
-    executable = None if peeled.executable in ([], [program.plain]) else quoted(peeled.executable)
-    if executable is not None and re.match(r"\.{0,2}/|[^/ ]+/", executable) and not executable.startswith("/"):
-        warnings.append(f"{peeled.executable[0]} is relative: set working_directory, or give its whole path")
+    _take_ours(vocabulary, reading, peeled, refused)
+    for name in sorted(key_variables & peeled.environment.keys()):
+        del peeled.environment[name]
+        peeled.warn(peeled.places[name], f"{name} was dropped: {_OWN_KEY}")
+    _hide_variables(peeled)
+    first = peeled.program or words[0]
+    executable = None if peeled.executable in ([], [program.plain]) else _executable_text(peeled.executable, first)
+    if vocabulary.syntax is not Syntax.LLAMA and not any(reading.options.get(key) for key in model_keys):
+        peeled.warn(first, "no model is named; add one before the instance is used")
     return ParsedCommand(
         backend_type=kind,
         backend_options=reading.options,
-        environment=environment,
+        environment=peeled.environment,
         extra_args=tuple(reading.extra),
         executable=executable,
         name=suggest_name(reading.options, model_keys, kind),
-        warnings=tuple(warnings),
+        warnings=_in_order((*shell_warnings, *line_warnings, *peeled.warnings, *reading.warnings)),
     )
+
+
+def parse_unknown(command: str, *, kind: str) -> ParsedCommand:
+    """A command of no known server, its words kept as they are. Rejected with line, column and the line's text."""
+    try:
+        return _parse_unknown(command, kind)
+    except Rejected as rejected:
+        raise with_source(rejected, command, lambda _: False) from None
+
+
+def _parse_unknown(command: str, kind: str) -> ParsedCommand:
+    words, shell_warnings = split_command(command, "my-server --port 8080")
+    line_warnings = _join_lines(words)
+    peeled = Peeled(arguments=())
+    at = peel_outer(words, peeled)
+    if at >= len(words):
+        _tokens.refuse(words[-1], "the command ends before any program", "paste a whole command")
+    if not words[at].text or words[at].text.startswith("-"):
+        _tokens.refuse(words[at], "no program stands before this word", "paste a whole command")
+    _hide_variables(peeled)
+    texts = [word.text for word in words[at:]]
+    options: dict[str, JsonValue] = {"command": [*texts]}
+    for place, text in enumerate(texts):
+        flag, equals, value = text.partition("=")
+        given = value if equals else texts[place + 1] if place + 1 < len(texts) else ""
+        if flag == "--port" and _PORT.fullmatch(given) and 0 < int(given) < 65536:
+            options["port"] = int(given)
+            peeled.warn(words[at + place], "the port is pinned to the one given here; {port} would have one assigned")
+        elif secret_flag(flag) and given and not given.startswith(("-", "${")):
+            said = flag_named(flag)
+            peeled.warn(
+                words[at + place],
+                f"what follows {said} stands in the file as it was given; ${{NAME}} would keep it out",
+            )
+    return ParsedCommand(
+        backend_type=kind,
+        backend_options=options,
+        environment=peeled.environment,
+        extra_args=(),
+        executable=None,
+        name=_name_of_unknown(texts, kind),
+        warnings=_in_order((*shell_warnings, *line_warnings, *peeled.warnings)),
+    )
+
+
+def _name_of_unknown(texts: Sequence[str], fallback: str) -> str:
+    """Out of the model, where a flag names one as most servers do; else out of the program."""
+    for flag in ("--served-model-name", "--alias", "--model", "--model-path", "--model-id", "-m"):
+        for place, text in enumerate(texts):
+            name, equals, value = text.partition("=")
+            if name == flag and (equals or place + 1 < len(texts)):
+                found = suggest_name({"model": value if equals else texts[place + 1]}, ("model",), "")
+                if found:
+                    return found
+    return suggest_name({"model": texts[0]}, ("model",), fallback)
+
+
+def split_command(command: str, example: str) -> tuple[Sequence[Word], Sequence[str]]:
+    """The words, at least one, and warnings; Rejected with line and column."""
+    words, warnings = _tokens.split(command)
+    if not words:
+        commented = any(line.lstrip().startswith("#") for line in _tokens.lines_of(command).split("\n"))
+        hint = "leave the # out if it is a prompt; a shell takes the rest for a comment" if commented else None
+        _tokens.refuse(Word("", 1, 1), "the command is empty", hint or f"paste one, as {example}")
+    return words, warnings
+
+
+def _in_order(warnings: Sequence[str]) -> tuple[str, ...]:
+    """In the order of their places."""
+
+    def place(text: str) -> tuple[int, int]:
+        line, column, _ = text.split(":", 2)
+        return int(line), int(column)
+
+    return tuple(sorted(warnings, key=place))
+
+
+def _executable_text(executable: Sequence[str], first: Word) -> str:
+    if any(char in word for word in executable for char in "\n\t"):
+        _tokens.refuse(first, "a line break or tab stands before the server's arguments", "take it out of the quotes")
+    return quoted(executable)
 
 
 def _join_lines(words: Sequence[Word]) -> Sequence[str]:
     """Lines without a joining backslash: joined when they go on with a flag or only set variables before; else refused."""
     warnings = []
     only_assignments = True
+    first: Word | None = None
     for at, word in enumerate(words):
         if word.fresh_line and at and not only_assignments:
             if not word.text.startswith("-"):
+                if first is not None and first.text in REFUSED:
+                    _tokens.refuse(first, f"cannot carry {first.text} over", REFUSED[first.text])
                 _tokens.refuse(
                     word, "a second command begins here", "end the line before with a backslash, or paste one command"
                 )
-            warnings.append(f"{word.place}: this line was joined to the one before, which has no backslash at its end")
+            warnings.append(at_word(word, "this line was joined to the one before, which has no backslash at its end"))
         if not word.assignment and word.text != "export":
             only_assignments = False
+            first = first or word
     return warnings
 
 
-def _take_ours(vocabulary: Vocabulary, reading: Reading, environment: dict[str, str], warnings: list[str]) -> None:
-    for name in list(reading.options):
-        option = vocabulary[name]
-        place = reading.words[name].place
-        if name in ("host", "port"):
-            del reading.options[name]
-            warnings.append(f"{place}: {option.flag} was dropped: llamactl assigns it (set {name} to pin it)")
-        elif option.secret:
-            del reading.options[name]
-            if "token" in name:
-                environment.setdefault("HF_TOKEN", "${HF_TOKEN}")
-                warnings.append(
-                    f"{place}: {option.flag} was dropped: HF_TOKEN is taken from llamactl's environment instead"
-                )
-            else:
-                warnings.append(
-                    f"{place}: {option.flag} was dropped: llamactl gives each server a random key of its own"
-                )
-        elif option.exits:
-            _tokens.refuse(
-                reading.words[name], f"{option.flag} starts no server", "paste a command that serves a model"
+def _hide_variables(peeled: Peeled) -> None:
+    """A secret does not go into the file: the variable is read from llamactl's own environment instead."""
+    for name, value in peeled.environment.items():
+        if value and not _REFERENCE.search(value) and secret_variable(name, value):
+            peeled.environment[name] = f"${{{name}}}"
+            peeled.warn(
+                peeled.places[name], f"the value of {name} was left out; set {name} where llamactl itself is started"
             )
+
+
+def _take_ours(vocabulary: Vocabulary, reading: Reading, peeled: Peeled, refused: Mapping[str, str]) -> None:
+    """Take out what is llamactl's to say, each with a warning; refuse what starts no server that could be used."""
+    for name in list(reading.options):
+        option, word = vocabulary[name], reading.words[name]
+        if option.exits:
+            _tokens.refuse(word, f"{option.flag} starts no server", "paste a command that serves a model")
+        if name in refused and not _LISTENING.fullmatch(name):
+            _tokens.refuse(word, f"an instance cannot have {option.flag}", refused[name])
+        if option.removed is not None:
+            reading.warnings.append(
+                at_word(
+                    word,
+                    f"{option.flag} was dropped: {vocabulary.program} {vocabulary.version} refuses it; {option.removed}",
+                )
+            )
+            del reading.options[name]
+        elif name in ("host", "port"):
+            del reading.options[name]
+            reading.warnings.append(
+                at_word(word, f"{option.flag} was dropped: llamactl assigns it (set {name} to pin it)")
+            )
+        elif name in refused:
+            del reading.options[name]
+            reading.warnings.append(at_word(word, f"{option.flag} was dropped: {refused[name]}"))
+        elif option.secret:
+            value = reading.options.pop(name)
+            reading.warnings.append(at_word(word, f"{option.flag} was dropped: {_secret(name, value, word, peeled)}"))
+
+
+def _secret(name: str, value: JsonValue, word: Word, peeled: Peeled) -> str:
+    """What becomes of a secret option, in words."""
+    if "token" not in name:
+        return _OWN_KEY
+    given = value if isinstance(value, str) and re.fullmatch(r"\$\{[^}]*\}", value) else "${HF_TOKEN}"
+    if "HF_TOKEN" not in peeled.environment:
+        peeled.set("HF_TOKEN", given, word)
+    if _docker.is_run(peeled.executable):
+        _docker.hand_on(peeled.executable, "HF_TOKEN")
+    return "HF_TOKEN is taken from llamactl's environment instead"
 
 
 def suggest_name(options: Mapping[str, JsonValue], keys: Sequence[str], fallback: str) -> str:
@@ -110,7 +247,7 @@ def suggest_name(options: Mapping[str, JsonValue], keys: Sequence[str], fallback
         value = options.get(key)
         if isinstance(value, list):
             value = value[0] if value else None
-        if not isinstance(value, str) or "${" in value:
+        if not isinstance(value, str) or "${" in value or looks_secret(value):
             continue
         last = value.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
         last = _MODEL_FILE.sub("", last).partition(":")[0]

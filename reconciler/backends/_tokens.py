@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import NoReturn
 
+from reconciler.backends import _shell
 from reconciler.core.errors import Problem, Rejected
 
 LONGEST_COMMAND = 128 * 1024
@@ -21,38 +22,15 @@ CODE = "COMMAND_INVALID"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _BRACED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^${}`\\\"']*))?\}")
-_OPERATOR_HINTS = {
-    "&": "paste only the server's own command; llamactl runs it in the background by itself",
-    "|": "paste only the server's own command; its output is kept by llamactl (llamactl logs NAME)",
-    ">": "leave the redirection out; the output is kept by llamactl (llamactl logs NAME)",
-    "<": "leave the redirection out; the server gets no input",
-    ";": "paste one command at a time",
-    "(": "quote the text if the bracket is meant",
-    ")": "quote the text if the bracket is meant",
-}
-_OPERATORS = (
-    "&&",
-    "||",
-    "&>>",
-    "&>",
-    ">>",
-    "<<<",
-    "<<",
-    ">&",
-    "<&",
-    ">|",
-    "<>",
-    ";;",
-    "&",
-    "|",
-    ">",
-    "<",
-    ";",
-    "(",
-    ")",
-)
-_QUOTES = "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}"
-_DASHES = "\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}\N{HORIZONTAL BAR}"
+_BLANKS = re.compile(r"[ \t]+")
+_LINE_END = re.compile(r"[ \t]*(?:\n|\Z)")
+_AFTER_BACKSLASH = re.compile(r"[ \t]+(?=\n|#|\Z)")
+_PLAIN = re.compile(r"[\w./:,@%+\-\[\]]+")
+"""Characters that mean themselves wherever they stand."""
+_IN_DOUBLE = re.compile(r'[^"$`\\]+')
+_BRACES = re.compile(r"\{[^{}\s'\"\\$`]*(?:,|\.\.)[^{}\s'\"\\$`]*\}")
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
+"""Characters that neither a command line nor a configuration file may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +42,6 @@ class Word:
     """1-based, where it starts."""
     column: int
     """1-based, in characters."""
-    source: str
-    """That whole line."""
     fresh_line: bool = False
     """A line break that no backslash joins stands before it."""
     assignment: bool = False
@@ -79,53 +55,74 @@ class Word:
 
 def plain_words(argv: tuple[str, ...]) -> tuple[Word, ...]:
     """Words for an argv that no shell has to split; the column counts words."""
-    return tuple(Word(text, 1, at + 1, "") for at, text in enumerate(argv))
+    return tuple(Word(text, 1, at + 1) for at, text in enumerate(argv))
 
 
 def refuse(word: Word, message: str, hint: str | None = None) -> NoReturn:
     """Raise Rejected at a word."""
-    raise Rejected(
-        Problem(message=message, hint=hint, code=CODE, line=word.line, column=word.column, source=word.source or None)
-    )
+    raise Rejected(Problem(message=message, hint=hint, code=CODE, line=word.line, column=word.column))
+
+
+def lines_of(command: str) -> str:
+    """The command with every line break as one character, as positions count them."""
+    return command.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def split(command: str) -> tuple[tuple[Word, ...], tuple[str, ...]]:
     """The words of one command, and warnings; raises Rejected with line and column."""
     if len(command) > LONGEST_COMMAND:
-        problem = Problem(
-            message=f"cannot read the command: {len(command)} characters are more than {LONGEST_COMMAND}",
-            hint="paste one command",
-            code=CODE,
-            line=1,
-            column=1,
+        refuse(
+            Word("", 1, 1),
+            f"cannot read the command: {len(command)} characters are more than {LONGEST_COMMAND}",
+            "paste one command",
         )
-        raise Rejected(problem)
-    return _Splitter(command).run()
+    return _Splitter(lines_of(command)).run()
 
 
 class _Splitter:
     """One pass over the text; ``at`` is the place of the next character."""
 
-    def __init__(self, command: str) -> None:
-        self.text = command.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    def __init__(self, text: str) -> None:
+        self.text = text
         self.at = 0
         self.line = 1
         self.line_start = 0
         self.words: list[Word] = []
-        self.warnings: list[str] = []
-        self.part: list[str] = []
+        self.warnings: dict[str, str] = {}
+        """By message, so that each is given once, with its place before it."""
+        self.parts: list[str] = []
+        self.literal: list[str] = []
+        """What was collected behind the last variable and means itself."""
         self.start: int | None = None
-        self.quoted = False
-        self.assigns = False
+        self.mark = (1, 1)
         self.fresh = False
 
     def run(self) -> tuple[tuple[Word, ...], tuple[str, ...]]:
+        self._prompt()
         while self.at < len(self.text):
             self._step(self.text[self.at])
         self._finish()
-        return tuple(self.words), tuple(self.warnings)
+        return tuple(self.words), tuple(self.warnings.values())
+
+    def _prompt(self) -> None:
+        """Skip what a terminal printed before the command."""
+        if self.text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):  # a byte order mark
+            self.at = 1
+        found = _shell.PROMPT.match(self.text, self.at)
+        if found is None:
+            return
+        begins = found.start("prompt")
+        for place in range(self.at, begins):
+            if self.text[place] == "\n":
+                self._newline(place)
+        self._warn(begins, "the terminal's prompt was left out")
+        self.at = found.end()
 
     def _step(self, char: str) -> None:
+        plain = _PLAIN.match(self.text, self.at)
+        if plain is not None:
+            self._take(plain[0], plain.end())
+            return
         match char:
             case "\n":
                 self._finish()
@@ -134,7 +131,8 @@ class _Splitter:
                 self.fresh = bool(self.words)
             case " " | "\t":
                 self._finish()
-                self.at += 1
+                blanks = _BLANKS.match(self.text, self.at)
+                self.at = blanks.end() if blanks is not None else self.at + 1
             case "#" if self.start is None:
                 end = self.text.find("\n", self.at)
                 self.at = len(self.text) if end < 0 else end
@@ -147,46 +145,53 @@ class _Splitter:
             case "$":
                 self._dollar(quoted=False)
             case "`":
-                self._fail(self.at, "a backquote would run another command", "write the value itself")
+                self._backquote(quoted=False)
             case "&" | "|" | ">" | "<" | ";" | "(" | ")":
                 self._operator()
             case _:
                 self._ordinary(char)
 
     def _ordinary(self, char: str) -> None:
-        if char in _QUOTES:
+        if char in _shell.QUOTES:
             self._fail(self.at, f"{char} is a typographic quote, not one that a shell knows", "use ' or \"")
-        if self.start is None and char in _DASHES:
+        if self.start is None and char in _shell.DASHES:
             self._fail(self.at, f"{char} is a long dash, not a minus sign", "write --")
         if not char.isprintable():
             self._unprintable(char)
-        if char == "~" and self.start is None:
+        if char == "^" and _LINE_END.match(self.text, self.at + 1):
+            self._fail(
+                self.at,
+                "^ at the end of a line is cmd's way to go on",
+                "end the line with a backslash, or join the lines",
+            )
+        if char == "~" and self._at_home():
             self._home()
             return
-        if char in "*?" and (self.start is None or not self.quoted):
-            self._warn_glob(char)
-        self._open(self.at)
-        self._literal(char)
-        if char == "=" and not self.quoted and not self.assigns:
-            self.assigns = _ASSIGNMENT.fullmatch("".join(self.part)) is not None
-        self.at += 1
+        if char in "*?":
+            self._warn(self.at, f"{char} is kept as it is; a shell might have put file names in its place")
+        elif char == "{" and _BRACES.match(self.text, self.at):
+            self._warn(self.at, "{ } is kept as it is; some shells would have made several words of it")
+        self._take(char, self.at + 1)
 
     def _unprintable(self, char: str) -> NoReturn:
         if char.isspace() or unicodedata.category(char) in ("Zs", "Cf"):
             self._fail(self.at, f"U+{ord(char):04X} is a blank that a shell does not split at", "use a plain space")
         self._fail(self.at, f"U+{ord(char):04X} is a control character", "remove it")
 
+    def _at_home(self) -> bool:
+        """Whether a shell would put a home folder in the place of the ~ here: at a word's start, or in an assignment."""
+        if self.start is None:
+            return True
+        return self.text[self.at - 1] in "=:" and _ASSIGNMENT.match(self.text, self.start, self.at) is not None
+
     def _home(self) -> None:
         follower = self.text[self.at + 1 : self.at + 2]
-        if follower == "/" or not follower.strip():
-            self._add("${HOME}")
+        if follower in ("/", ":") or not follower.strip():
             self._warn(self.at, "~ became ${HOME}, the home folder of the user that llamactl runs as")
+            self._variable("${HOME}", self.at + 1)
         else:
-            self._add("~")
-        self.at += 1
-
-    def _warn_glob(self, char: str) -> None:
-        self._warn(self.at, f"{char} is kept as it is; a shell might have put file names in its place")
+            self._warn(self.at, "~ is kept as it is; a shell might have put a user's home folder in its place")
+            self._take("~", self.at + 1)
 
     def _backslash(self) -> None:
         follower = self.text[self.at + 1 : self.at + 2]
@@ -197,7 +202,7 @@ class _Splitter:
             self._newline(self.at + 1)
             self.at += 2
             return
-        blanks = re.compile(r"[ \t]+(?=\n|#|$)").match(self.text, self.at + 1)
+        blanks = _AFTER_BACKSLASH.match(self.text, self.at + 1)
         if blanks is not None:
             if blanks.end() == len(self.text):
                 self.at = blanks.end()
@@ -205,11 +210,8 @@ class _Splitter:
             self._fail(
                 self.at, "something follows the backslash, so the line does not go on", "let the backslash end the line"
             )
-        self._open(self.at)
-        self._check_quoted(self.at + 1)
-        self._literal(follower)
-        self.quoted = True
-        self.at += 2
+        self._fit(self.at + 1, self.at + 2)
+        self._take(follower, self.at + 2)
 
     def _single(self) -> None:
         end = self.text.find("'", self.at + 1)
@@ -218,51 +220,60 @@ class _Splitter:
                 self.at, "a single quote is opened here and never closed", "close it, or put it in double quotes"
             )
         self._open(self.at)
-        self.quoted = True
-        for place in range(self.at + 1, end):
-            if self.text[place] == "\n":
-                self._newline(place)
-            self._check_quoted(place)
-            self._literal(self.text[place])
+        self._quoted(self.at + 1, end)
         self.at = end + 1
 
+    def _quoted(self, start: int, end: int) -> None:
+        """Take a stretch that means itself, line breaks included."""
+        self._fit(start, end)
+        stretch = self.text[start:end]
+        self.literal.append(stretch)
+        breaks = stretch.count("\n")
+        if breaks:
+            self.line += breaks
+            self.line_start = start + stretch.rfind("\n") + 1
+
     def _double(self) -> None:
-        opened = self.at
-        where = self._position(opened)
-        self._open(opened)
-        self.quoted = True
+        where = self._position(self.at)
+        self._open(self.at)
         self.at += 1
         while self.at < len(self.text):
-            char = self.text[self.at]
-            if char == '"':
-                self.at += 1
-                return
-            if char == "$":
-                self._dollar(quoted=True)
+            stretch = _IN_DOUBLE.match(self.text, self.at)
+            if stretch is not None:
+                self._quoted(self.at, stretch.end())
+                self.at = stretch.end()
                 continue
-            if char == "`":
-                self._fail(self.at, "a backquote would run another command", "write the value itself")
-            if char == "\\":
-                self._escaped_in_double()
-                continue
-            if char == "\n":
-                self._newline(self.at)
-            self._check_quoted(self.at)
-            self._literal(char)
-            self.at += 1
-        self._fail_at(where, "a double quote is opened here and never closed", "close it, or put it in single quotes")
+            match self.text[self.at]:
+                case '"':
+                    self.at += 1
+                    return
+                case "$":
+                    self._dollar(quoted=True)
+                case "`":
+                    self._backquote(quoted=True)
+                case _:
+                    self._escaped_in_double()
+        refuse(
+            Word("", *where), "a double quote is opened here and never closed", "close it, or put it in single quotes"
+        )
 
     def _escaped_in_double(self) -> None:
         follower = self.text[self.at + 1 : self.at + 2]
         if follower == "\n":
             self._newline(self.at + 1)
         elif follower and follower in '$`"\\':
-            self._literal(follower)
+            self.literal.append(follower)
         else:
-            self._literal("\\")
+            self.literal.append("\\")
             self.at += 1
             return
         self.at += 2
+
+    def _backquote(self, *, quoted: bool) -> NoReturn:
+        if not quoted and _LINE_END.match(self.text, self.at + 1):
+            hint = "end the line with a backslash, or join the lines"
+            self._fail(self.at, "a backquote at the end of a line is PowerShell's way to go on", hint)
+        self._fail(self.at, "a backquote would run another command", "write the value itself")
 
     def _dollar(self, *, quoted: bool) -> None:
         rest = self.text[self.at + 1 : self.at + 2]
@@ -272,68 +283,69 @@ class _Splitter:
             self._fail(self.at, "$( would run another command", "write the value itself")
         if rest in ("'", '"') and not quoted:
             self._fail(self.at, f"${rest} is a special quote of some shells", "use plain quotes")
-        if not self.words and self.start is None and not quoted and rest in (" ", "\t"):
-            self.at += 1  # the prompt of a terminal
-            return
         if braced is None and name is None:
-            if rest and rest in "{?$!*@#-0123456789":
+            if rest and rest in "{?$!*@#-0123456789[":
                 self._fail(self.at, "cannot work this shell expression out", "write the value itself")
-            self._add("$")
-            self.at += 1
+            self._take("$", self.at + 1)
             return
+        if self.literal and self.literal[-1].endswith("$"):
+            hint = "write the value itself"
+            self._fail(self.at, "a dollar sign directly before a variable cannot be written in the file", hint)
         variable = braced[1] if braced is not None else name[0] if name is not None else ""
-        self._open(self.at)
-        self._add(braced[0] if braced is not None else "${" + variable + "}")
         self._warn(self.at, f"{variable} is read from llamactl's own environment when the file is loaded")
-        self.at = braced.end() if braced is not None else self.at + 1 + len(variable)
+        if braced is not None:
+            self._variable(braced[0], braced.end())
+        else:
+            self._variable("${" + variable + "}", self.at + 1 + len(variable))
 
     def _operator(self) -> NoReturn:
-        operator = next(sign for sign in _OPERATORS if self.text.startswith(sign, self.at))
+        operator = next(sign for sign in _shell.OPERATORS if self.text.startswith(sign, self.at))
         at = self.at
-        if operator[0] in "<>" and self.start is not None and not self.quoted and re.fullmatch("[0-9]+", "".join(self.part)):
-            at = self.start  # 2> is one sign
-            operator = "".join(self.part) + operator
-        sign = operator.lstrip("0123456789")[0]
-        if operator in ("<<", "<<<"):
-            hint = "leave it out; the server gets no input"
-        elif operator in ("&&", "||"):
-            hint = "paste one command at a time; working_directory and environment of an instance replace cd and export"
-        else:
-            hint = _OPERATOR_HINTS[sign if not operator.startswith("&>") else ">"]
-        self._fail(at, f"{operator} is the shell's, and no shell is involved", hint)
+        inside = self.start is not None and self.start < at
+        if operator[0] in "<>" and self.start is not None and re.fullmatch("[0-9]+", self.text[self.start : at]):
+            operator = self.text[self.start : at] + operator  # 2> is one sign
+            at, inside = self.start, False
+        self._fail(at, f"{operator} is the shell's, and no shell is involved", _shell.cure(operator, inside=inside))
 
     # -- words ------------------------------------------------------------------------------------------------------
 
     def _open(self, at: int) -> None:
         if self.start is None:
             self.start = at
-            self._mark = self._position(at)
+            self.mark = self._position(at)
 
-    def _add(self, text: str) -> None:
+    def _take(self, text: str, end: int) -> None:
+        """Characters that mean themselves, up to ``end``."""
         self._open(self.at)
-        self.part.append(text)
+        self.literal.append(text)
+        self.at = end
 
-    def _literal(self, char: str) -> None:
-        """A character that means itself; a literal ``${`` is escaped as the file wants it."""
-        if char == "{" and self.part and self.part[-1] == "$":
-            self.part[-1] = "$$"
-        self.part.append(char)
+    def _variable(self, text: str, end: int) -> None:
+        """A variable, as the file writes one."""
+        self._open(self.at)
+        self._end_literal()
+        self.parts.append(text)
+        self.at = end
 
-    def _check_quoted(self, at: int) -> None:
-        char = self.text[at]
-        if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t":
-            self._fail(at, f"U+{ord(char):04X} is a control character", "remove it")
+    def _end_literal(self) -> None:
+        """A literal ``${`` is escaped as the file wants it."""
+        self.parts.append("".join(self.literal).replace("${", "$${"))
+        self.literal = []
+
+    def _fit(self, start: int, end: int) -> None:
+        found = _UNFIT.search(self.text, start, end)
+        if found is not None:
+            self._fail_behind_breaks(found.start(), f"U+{ord(found[0]):04X} is a control character", "remove it")
 
     def _finish(self) -> None:
         if self.start is None:
             return
-        line, column, source = self._mark
-        self.words.append(
-            Word("".join(self.part), line, column, source, fresh_line=self.fresh, assignment=self.assigns)
-        )
+        self._end_literal()
+        assigns = _ASSIGNMENT.match(self.text, self.start, self.at) is not None
+        self.words.append(Word("".join(self.parts), *self.mark, fresh_line=self.fresh, assignment=assigns))
         if len(self.words) > MOST_WORDS:
             self._fail(self.start, f"more than {MOST_WORDS} words", "paste one command")
-        self.part, self.start, self.quoted, self.assigns, self.fresh = [], None, False, False, False
+        self.parts, self.start, self.fresh = [], None, False
 
     # -- places -----------------------------------------------------------------------------------------------------
 
@@ -341,19 +353,20 @@ class _Splitter:
         self.line += 1
         self.line_start = at + 1
 
-    def _position(self, at: int) -> tuple[int, int, str]:
-        end = self.text.find("\n", self.line_start)
-        source = self.text[self.line_start : len(self.text) if end < 0 else end]
-        return self.line, at - self.line_start + 1, source[:400]
+    def _position(self, at: int) -> tuple[int, int]:
+        return self.line, at - self.line_start + 1
 
     def _warn(self, at: int, message: str) -> None:
-        line, column, _ = self._position(at)
-        text = f"{line}:{column}: {message}"
-        if not any(earlier.endswith(message) for earlier in self.warnings):
-            self.warnings.append(text)
+        if message not in self.warnings:
+            line, column = self._position(at)
+            self.warnings[message] = f"{line}:{column}: {message}"
 
     def _fail(self, at: int, message: str, hint: str) -> NoReturn:
-        self._fail_at(self._position(at), message, hint)
+        refuse(Word("", *self._position(at)), message, hint)
 
-    def _fail_at(self, where: tuple[int, int, str], message: str, hint: str) -> NoReturn:
-        refuse(Word("", *where), message, hint)
+    def _fail_behind_breaks(self, at: int, message: str, hint: str) -> NoReturn:
+        """As :meth:`_fail`, for a place behind line breaks that are not counted yet."""
+        breaks = self.text.count("\n", self.at, at)
+        last = self.text.rfind("\n", self.at, at)
+        start = self.line_start if last < 0 else last + 1
+        refuse(Word("", self.line + breaks, at - start + 1), message, hint)

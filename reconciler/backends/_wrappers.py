@@ -7,59 +7,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.backends import _docker
+from reconciler.backends._hide import at_word, named
+from reconciler.backends._outer import CONTAINERS, DROPPED, ENV, ENV_CURES, NEVER_BETWEEN, REFUSED, WRAPPERS
 from reconciler.backends._tokens import Word, refuse
-from reconciler.backends._values import shown
 
 _ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*t?")
-_DROPPED = {
-    "nohup": "llamactl keeps its servers running by itself",
-    "exec": "llamactl starts the program directly",
-    "command": "llamactl starts the program directly",
-    "setsid": "llamactl gives every server its own session",
-    "time": "it only measures",
-}
-_KEPT = frozenset(
-    {
-        *("nice", "ionice", "taskset", "numactl", "chrt", "stdbuf", "setarch"),
-        *("uv", "uvx", "poetry", "pipenv", "pdm", "rye", "pixi", "hatch", "conda", "mamba", "micromamba"),
-        *("apptainer", "singularity", "llamactl"),
-    }
-)
-"""Programs that become, or directly run, the program behind them."""
-_INNER = "paste the server's own command, without what stands around it"
-_REFUSED = {
-    "sudo": "run llamactl itself as the user that the server needs; leave sudo out",
-    "doas": "run llamactl itself as the user that the server needs; leave doas out",
-    "su": "run llamactl itself as the user that the server needs; leave su out",
-    "runuser": "run llamactl itself as the user that the server needs; leave runuser out",
-    "timeout": "leave timeout out; start_timeout, idle_timeout and restart are settings of an instance",
-    "systemd-run": _INNER,
-    "ssh": "run llamactl on that host and paste the inner command, or declare the server as external",
-    "tmux": _INNER,
-    "screen": _INNER,
-    "bash": _INNER,
-    "sh": _INNER,
-    "zsh": _INNER,
-    "dash": _INNER,
-    "fish": _INNER,
-    "cd": "set working_directory in place of cd, and paste the server's own command",
-    "source": "give the path of the program in that environment, as /path/to/venv/bin/NAME",
-    ".": "give the path of the program in that environment, as /path/to/venv/bin/NAME",
-    "eval": _INNER,
-    "xargs": _INNER,
-    "watch": _INNER,
-    "torchrun": "let the server start its own workers",
-    "mpirun": "paste the command of one process",
-    "srun": "run llamactl inside the allocation and paste the inner command",
-    "docker-compose": "paste the server's own command, as the service has it under command:",
-    "kubectl": _INNER,
-}
-_CONTAINERS = frozenset({"docker", "podman", "nerdctl"})
+REPOSITORY = re.compile(r"(?!\.{0,2}/|bin/)[\w.-]+/(?![\w.-]*\.(?:sh|py)$)[\w.-]+")
+"""A model of a hub: ``org/name``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +39,10 @@ class Program:
     """Programs, modules and images (as the last word of an executable) that take no subcommand."""
     images: re.Pattern[str] | None = None
     """Container images whose entry point is the server."""
+    modes: tuple[str, ...] = ()
+    """Words of which an image of several programs needs one, to be the server."""
+    modal_images: re.Pattern[str] | None = None
+    """Those images."""
     variables: tuple[str, ...] = ()
     """Variables that llamactl sets for it, to be handed on into a container."""
     example: str = ""
@@ -90,6 +53,10 @@ class Program:
         name = re.split(r"[/\\]", word)[-1].removesuffix(".exe")
         return name == self.plain or name in self.names or name in self.tails
 
+    def is_script(self, word: str) -> bool:
+        """Whether a word is a file that Python runs as the server."""
+        return word.endswith(".py") and self.flat is not None and self.flat.search(word) is not None
+
 
 @dataclass(slots=True)
 class Peeled:
@@ -97,89 +64,186 @@ class Peeled:
 
     arguments: Sequence[Word]
     environment: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Word] = field(default_factory=dict)
+    """Where each variable of the environment was set last."""
     executable: list[str] = field(default_factory=list)
     """Empty when none was named."""
+    program: Word | None = None
+    """The first word of the executable, or where it would stand."""
     warnings: list[str] = field(default_factory=list)
+
+    def set(self, name: str, value: str, word: Word) -> None:
+        """Take a variable; the last one wins, as in a shell."""
+        self.environment[name] = value
+        self.places[name] = word
+
+    def warn(self, word: Word, message: str) -> None:
+        """Add a warning with its place."""
+        self.warnings.append(at_word(word, message))
 
 
 def peel(words: Sequence[Word], program: Program) -> Peeled:
     """Take everything off that is not the server's own arguments; raises Rejected."""
     done = Peeled(arguments=())
-    at = _environment(words, 0, done)
-    while at < len(words) and words[at].text in _DROPPED:
-        done.warnings.append(f"{words[at].place}: {words[at].text} was dropped: {_DROPPED[words[at].text]}")
-        following = words[at + 1] if at + 1 < len(words) else None
-        if following is None or following.text.startswith("-"):
-            refuse(words[at], f"cannot tell what {words[at].text} runs", "leave it out")
-        at = _environment(words, at + 1, done)
+    at = peel_outer(words, done)
     if at >= len(words):
         if words:
             refuse(words[-1], "the command ends before any program", f"paste a whole command, as {program.example}")
         return done
+    done.program = words[at]
     end = _executable(words, at, program, done)
     done.arguments = words[end:]
     return done
 
 
+def peel_outer(words: Sequence[Word], done: Peeled) -> int:
+    """Take assignments, ``env``, ``export`` lines and what changes nothing; the place of the first word that is none of them."""
+    at = _environment(words, 0, done)
+    while at < len(words) and base_name(words[at]) in DROPPED:
+        name = base_name(words[at])
+        done.warn(words[at], f"{name} was dropped: {DROPPED[name]}")
+        at += 1
+        if at < len(words) and words[at].text == "--":
+            at += 1
+        if at >= len(words) or words[at].text.startswith("-"):
+            refuse(words[at - 1], f"cannot tell what {name} runs", "leave it out")
+        at = _environment(words, at, done)
+    return at
+
+
+def base_name(word: Word) -> str:
+    """The file name of a program."""
+    return word.text.rsplit("/", 1)[-1]
+
+
 def _environment(words: Sequence[Word], at: int, done: Peeled) -> int:
-    """Assignments and ``env`` in any order; the place behind them."""
+    """Assignments, ``export`` and ``env`` in any order; the place behind them."""
     while at < len(words):
         word = words[at]
         assigned = _ASSIGNED.fullmatch(word.text) if word.assignment else None
         if assigned is not None:
-            done.environment[assigned[1]] = assigned[2]
+            done.set(assigned[1], assigned[2], word)
             at += 1
-        elif word.text == "export" and at + 1 < len(words) and words[at + 1].assignment:
-            at += 1
-        elif word.text in ("env", "/usr/bin/env"):
-            at = _env_command(words, at + 1)
+            if at < len(words) and words[at].fresh_line:
+                done.warn(word, f"{assigned[1]} is not exported there; it was taken into the environment")
+        elif word.text == "export":
+            at = _export(words, at + 1, done)
+        elif word.text in ENV:
+            at = _env(words, at + 1, done)
         else:
             break
     return at
 
 
-def _env_command(words: Sequence[Word], at: int) -> int:
-    if at < len(words) and words[at].text == "--":
-        return at + 1
-    if at < len(words) and words[at].text.startswith("-"):
-        option = words[at].text
-        hint = {
-            "-i": "set inherit_environment: false in the instance",
-            "--ignore-environment": "set inherit_environment: false in the instance",
-            "-u": "set the variable to null under environment in the instance",
-        }.get(option, "name the variables under environment in the instance")
-        refuse(words[at], f"env {option} cannot be carried over", hint)
+def _export(words: Sequence[Word], at: int, done: Peeled) -> int:
+    begins = at
+    while at < len(words) and not words[at].fresh_line:
+        assigned = _ASSIGNED.fullmatch(words[at].text)
+        if assigned is not None:
+            done.set(assigned[1], assigned[2], words[at])
+        elif words[at].text not in done.environment:
+            refuse(
+                words[at], "export only sets variables", "write export NAME=value, and the command on a line of its own"
+            )
+        at += 1
+    if at == begins:
+        refuse(words[at - 1], "this export sets nothing", "write export NAME=value")
+    return at
+
+
+def _env(words: Sequence[Word], at: int, done: Peeled) -> int:
+    """The arguments of ``env``, which are assignments whether quoted or not."""
+    while at < len(words):
+        text = words[at].text
+        assigned = _ASSIGNED.fullmatch(text)
+        if text == "--":
+            return at + 1
+        if text.startswith("-"):
+            name = text.partition("=")[0] if text.startswith("--") else text[:2]
+            cure = ENV_CURES.get(name, "name the variables under environment in the instance")
+            refuse(words[at], f"env {name} cannot be carried over", cure)
+        if assigned is None:
+            return at
+        done.set(assigned[1], assigned[2], words[at])
+        at += 1
     return at
 
 
 def _executable(words: Sequence[Word], at: int, program: Program, done: Peeled) -> int:
     """Collect the words that name the program; the place of its first argument."""
     first = words[at]
-    name = first.text.rsplit("/", 1)[-1]
+    name = base_name(first)
     if first.text.startswith("-") or first.text == program.subcommand:
         return at + (first.text == program.subcommand)
-    if name in _REFUSED:
-        refuse(first, f"cannot carry {name} over", _REFUSED[name])
-    if name in _CONTAINERS:
-        end = _docker.peel_run(words, at, done.environment, done.executable, done.warnings, variables=program.variables)
-        return _behind_container(words, end, program, done)
+    if name in REFUSED:
+        refuse(first, f"cannot carry {name} over", REFUSED[name])
+    if name in CONTAINERS:
+        return _container(words, at, program, done)
     if program.is_program(first.text) or _PYTHON.fullmatch(name):
         return _program(words, at, program, done)
-    if name in _KEPT:
-        for place in range(at, len(words)):
-            word = words[place]
-            python = _PYTHON.fullmatch(word.text.rsplit("/", 1)[-1]) and _module_follows(words, place)
-            if place > at and (program.is_program(word.text) or python):
-                done.executable.extend(earlier.text for earlier in words[at:place])
-                return _program(words, place, program, done)
-        refuse(first, f"cannot find {program.plain} behind {name}", f"paste a command such as {program.example}")
-    if program.subcommand is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", first.text) and "/bin/" not in first.text:
+    if name in WRAPPERS:
+        return _behind_wrapper(words, at, program, done)
+    if program.subcommand is not None and REPOSITORY.fullmatch(first.text):
         return at  # arguments alone, the model first
-    refuse(first, f"{shown(first.text)} is not {program.plain}", f"paste a command such as {program.example}")
+    refuse(first, f"{named(first.text)} is not {program.plain}", f"paste a command such as {program.example}")
 
 
-def _module_follows(words: Sequence[Word], at: int) -> bool:
-    return any(word.text == "-m" for word in words[at + 1 : at + 4])
+def _behind_wrapper(words: Sequence[Word], at: int, program: Program, done: Peeled) -> int:
+    found = list(_candidates(words, at, program))
+    place = next((place for place in found if _begins(words, place, program)), found[0] if found else None)
+    if place is None:
+        for word in words[at + 1 :]:
+            _never_between(word)
+        name = base_name(words[at])
+        refuse(words[at], f"cannot find {program.plain} behind {name}", f"paste a command such as {program.example}")
+    between = at
+    while between < place:
+        word = words[between]
+        _never_between(word)
+        following = words[between + 1].text
+        if word.text in ENV and _ASSIGNED.fullmatch(following):
+            between = min(_env(words, between + 1, done), place)
+        else:
+            done.executable.append(word.text)
+            between += 1
+    if words[place].text in program.modules:  # uv run -m MODULE
+        return _module(words, place, program, done)
+    return _program(words, place, program, done)
+
+
+def _never_between(word: Word) -> None:
+    if word.text in NEVER_BETWEEN:
+        refuse(word, f"cannot carry {word.text} over", REFUSED[word.text])
+
+
+def _candidates(words: Sequence[Word], at: int, program: Program) -> Iterator[int]:
+    for place in range(at + 1, len(words)):
+        word = words[place]
+        if (
+            program.is_program(word.text)
+            or (words[place - 1].text in ("-m", "--module") and word.text in program.modules)
+            or (_PYTHON.fullmatch(base_name(word)) and _runs_server(words, place, program))
+        ):
+            yield place
+
+
+def _begins(words: Sequence[Word], at: int, program: Program) -> bool:
+    """Whether the program starts here, and the word is not the value of a wrapper's option that is called as it is."""
+    text = words[at].text
+    if not program.is_program(text):
+        return True
+    name = re.split(r"[/\\]", text)[-1].removesuffix(".exe")
+    wanted = program.tails.get(name) or program.subcommand
+    if wanted is not None:
+        return at + 1 < len(words) and words[at + 1].text == wanted
+    before = words[at - 1].text
+    return not before.startswith("-") or before == "--" or "=" in before
+
+
+def _runs_server(words: Sequence[Word], at: int, program: Program) -> bool:
+    """Whether a python at this place is told to run something: a module, the server's file or its own program."""
+    following = [word.text for word in words[at + 1 : at + 6]]
+    return any(text.startswith("-m") or program.is_script(text) or program.is_program(text) for text in following)
 
 
 def _program(words: Sequence[Word], at: int, program: Program, done: Peeled) -> int:
@@ -196,7 +260,7 @@ def _python(words: Sequence[Word], at: int, program: Program, done: Peeled) -> i
     place = at
     done.executable.append(words[place].text)
     place += 1
-    while place < len(words) and words[place].text.startswith("-") and words[place].text != "-m":
+    while place < len(words) and words[place].text.startswith("-") and not words[place].text.startswith("-m"):
         if words[place].text == "-c":
             refuse(words[place], "cannot look into python -c", f"paste a command such as {program.example}")
         done.executable.append(words[place].text)
@@ -204,27 +268,42 @@ def _python(words: Sequence[Word], at: int, program: Program, done: Peeled) -> i
         if done.executable[-1] in ("-W", "-X") and place < len(words):
             done.executable.append(words[place].text)
             place += 1
-    if place < len(words) and words[place].text == "-m":
-        module = words[place + 1] if place + 1 < len(words) else None
-        if module is None or module.text not in program.modules:
+    following = words[place] if place < len(words) else None
+    if following is not None and following.text.startswith("-m"):
+        glued = following.text[2:]
+        if glued:
+            return _module(words, place, program, done, glued)
+        done.executable.append("-m")
+        if place + 1 >= len(words):
             refuse(
-                module or words[place],
-                f"this python module is not {program.plain}",
-                f"known here: {', '.join(program.modules) or 'none'}; or declare the command as backend_type custom",
+                following, "python -m wants a module, and none follows", f"paste a command such as {program.example}"
             )
-        done.executable.extend(("-m", module.text))
-        end = _tail(words, place + 1, program.modules[module.text], done)
-        return _subcommand(words, end, program, done)
-    if place < len(words) and program.is_program(words[place].text):
+        return _module(words, place + 1, program, done)
+    if following is not None and program.is_script(following.text):
+        done.executable.append(following.text)
+        return place + 1
+    if following is not None and program.is_program(following.text):
         return _program(words, place, program, done)
     refuse(words[at], f"cannot find {program.plain} behind python", f"paste a command such as {program.example}")
+
+
+def _module(words: Sequence[Word], at: int, program: Program, done: Peeled, glued: str | None = None) -> int:
+    """From a module's name; ``glued`` is one that its ``-m`` is part of the word."""
+    name = words[at].text if glued is None else glued
+    if name not in program.modules:
+        known = ", ".join(program.modules) or "none"
+        cure = f"known here: {known}; or declare the command as backend_type custom"
+        refuse(words[at], f"this python module is not {program.plain}", cure)
+    done.executable.extend(("-m", name) if glued is not None else (name,))
+    end = _tail(words, at, program.modules[name], done)
+    return _subcommand(words, end, program, done)
 
 
 def _tail(words: Sequence[Word], at: int, tail: str | None, done: Peeled) -> int:
     if tail is None:
         return at + 1
     if at + 1 >= len(words) or words[at + 1].text != tail:
-        refuse(words[min(at + 1, len(words) - 1)], f"expected {tail} behind {words[at].text}")
+        refuse(words[min(at + 1, len(words) - 1)], f"expected {tail} behind {named(words[at].text)}")
     done.executable.append(tail)
     return at + 2
 
@@ -242,36 +321,51 @@ def _subcommand(words: Sequence[Word], at: int, program: Program, done: Peeled) 
     return at + 1
 
 
-def _behind_container(words: Sequence[Word], at: int, program: Program, done: Peeled) -> int:
-    """The container's own command may name the program again; an ``--entrypoint`` stands for it."""
-    entry = _docker.entrypoint(done.executable)
-    if entry is None and at < len(words) and program.is_program(words[at].text):
-        return _program(words, at, program, done)
-    if entry is None and at < len(words) and _PYTHON.fullmatch(words[at].text.rsplit("/", 1)[-1]):
-        return _python(words, at, program, done)
+def _container(words: Sequence[Word], at: int, program: Program, done: Peeled) -> int:
+    """``docker run … IMAGE``. Its own command may name the program again; an ``--entrypoint`` stands for it."""
+    run = _docker.peel_run(words, at, variables=program.variables)
+    done.executable.extend(run.executable)
+    done.warnings.extend(run.warnings)
+    for name, (value, word) in run.environment.items():
+        done.set(name, value, word)
+    at = run.end
+    entry, image = _docker.entrypoint(done.executable), done.executable[-1]
     if entry is not None and program.is_program(entry):
         return _subcommand(words, at, program, done)
-    if entry is None and program.images is not None and program.images.search(done.executable[-1]):
-        return at
+    if entry is None:
+        if at < len(words) and program.is_program(words[at].text):
+            return _program(words, at, program, done)
+        if at < len(words) and _PYTHON.fullmatch(base_name(words[at])):
+            return _python(words, at, program, done)
+        if program.modal_images is not None and program.modal_images.search(image):
+            if at < len(words) and words[at].text in program.modes:
+                done.executable.append(words[at].text)
+                return at + 1
+            refuse(words[at - 1], "this image holds several programs", f"write {program.modes[0]} first behind it")
+        if program.images is not None and program.images.search(image):
+            return at
     place = words[at] if at < len(words) else words[-1]
     refuse(place, f"cannot tell what the image starts, or it is not {program.plain}", "name it with --entrypoint")
 
 
-def names_program(words: Sequence[str], program: Program) -> bool:
-    """Whether the first words of a command are this program's, wrapped or not; never raises."""
+def program_place(words: Sequence[str], program: Program) -> int | None:
+    """Where a command names this program, wrapped or not, as far as its words tell; None where it does not. Never raises."""
     wrapped = False
     for at, word in enumerate(words):
         name = word.rsplit("/", 1)[-1]
-        if program.is_program(word) or (wrapped and program.images is not None and program.images.search(word)):
-            return True
-        if word == "-m" and at + 1 < len(words) and words[at + 1] in program.modules:
-            return True
+        images = (program.images, program.modal_images)
+        if program.is_program(word) or (wrapped and any(image and image.search(word) for image in images)):
+            return at
+        if word in ("-m", "--module") and at + 1 < len(words) and words[at + 1] in program.modules:
+            return at
+        if wrapped and (program.is_script(word) or word.removeprefix("-m") in program.modules):
+            return at
         if not wrapped and word == program.subcommand:
-            return True
-        wrapped = wrapped or name in _KEPT | _CONTAINERS | _REFUSED.keys() or _PYTHON.fullmatch(name) is not None
-        if not wrapped and not _ASSIGNED.fullmatch(word) and name not in _DROPPED | {"env": "", "export": ""}:
-            return False
-    return False
+            return at
+        wrapped = wrapped or name in WRAPPERS | CONTAINERS | REFUSED.keys() or _PYTHON.fullmatch(name) is not None
+        if not wrapped and not _ASSIGNED.fullmatch(word) and name not in DROPPED and word not in ENV | {"export", "--"}:
+            return None
+    return None
 
 
 def quoted(executable: Sequence[str]) -> str:

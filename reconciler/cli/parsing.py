@@ -49,7 +49,7 @@ def parse(
     if name is not None:
         _check_name(name)
     text = _text(command)
-    parsed, snippet = parse_command(text, backend)
+    parsed, snippet = parse_command(text, backend, session_of(ctx).environ)
     if name is not None:
         parsed = replace(parsed, name=name)
         snippet = document.snippet(name, parsed.instance())

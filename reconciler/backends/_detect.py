@@ -1,0 +1,119 @@
+"""Which server a pasted command starts, when nobody said it; and a command of no known server as an instance of ``custom``.
+
+Told by the program's name, through whatever stands before it; for arguments alone by the one vocabulary that knows every flag.
+Pure, as all parsing is: no program is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from reconciler.backends import _tokens
+from reconciler.backends._argv import read_words
+from reconciler.backends._base import VocabularyBackend
+from reconciler.backends._hide import named, with_source
+from reconciler.backends._outer import REFUSED, WRAPPERS
+from reconciler.backends._parse import parse_unknown, shows, split_command
+from reconciler.backends._tokens import Word
+from reconciler.backends._wrappers import REPOSITORY, Peeled, base_name, peel_outer, program_place
+from reconciler.core.contracts import Backend, ParsedCommand
+from reconciler.core.errors import Rejected
+
+CUSTOM = "custom"
+
+
+def understand(command: str, backends: Mapping[str, Backend]) -> ParsedCommand:
+    """Understand a command of whichever server it starts; Rejected with line and column when none of them can."""
+    readers = [one for one in backends.values() if isinstance(one, VocabularyBackend) and one.parse_routes]
+    try:
+        chosen = _choose(command, readers)
+    except Rejected as rejected:
+        raise with_source(rejected, command, partial(_all_show, readers)) from None
+    return chosen.parse(command)
+
+
+def unknown(command: str) -> ParsedCommand:
+    """A command of no known server as an instance that runs exactly its words; Rejected with line and column.
+
+    Assignments before the program become its environment. Where the words hold ``--port NUMBER`` the port is pinned to it.
+    """
+    return parse_unknown(command, kind=CUSTOM)
+
+
+def _all_show(readers: Sequence[VocabularyBackend], flag: str) -> bool:
+    """Whether no server takes a secret there, and one of them knows the flag."""
+    found = [one for one in readers if one.usual_vocabulary.by_flag(flag) is not None]
+    return bool(found) and all(shows(one.usual_vocabulary, flag) for one in found)
+
+
+def _choose(command: str, readers: Sequence[VocabularyBackend]) -> VocabularyBackend:
+    words, _ = split_command(command, _examples(readers))
+    places = {one: program_place([word.text for word in words], one.program) for one in readers}
+    calls = sorted((place, one.kind, one) for one, place in places.items() if place is not None)
+    if len(calls) == 1:
+        return calls[0][2]
+    if calls:  # one of the names may be the value of a flag, of a wrapper or of the server
+        return next((one for _, _, one in calls if _parses(one, command)), calls[0][2])
+    at = peel_outer(words, Peeled(arguments=()))
+    if at >= len(words):
+        _tokens.refuse(words[-1], "the command ends before any program", f"paste a whole command: {_examples(readers)}")
+    word, name = words[at], base_name(words[at])
+    if name in REFUSED:
+        _tokens.refuse(word, f"cannot carry {name} over", REFUSED[name])
+    if word.text.startswith("-") or REPOSITORY.fullmatch(word.text):
+        return _by_vocabulary(words[at:], readers)
+    known = ", ".join(one.program.plain for one in readers)
+    what = f"behind {name} there is none of" if name in WRAPPERS else f"{named(word.text)} is none of"
+    _tokens.refuse(word, f"cannot tell which server this starts: {what} {known}", _say_which(readers))
+
+
+def _parses(one: VocabularyBackend, command: str) -> bool:
+    try:
+        one.parse(command)
+    except Rejected:
+        return False
+    return True
+
+
+def _by_vocabulary(words: Sequence[Word], readers: Sequence[VocabularyBackend]) -> VocabularyBackend:
+    """The one backend that knows every flag of arguments that stand alone."""
+    whole: list[VocabularyBackend] = []
+    nearly: list[VocabularyBackend] = []
+    strange: list[Word] = []
+    for one in readers:
+        try:
+            reading = read_words(one.usual_vocabulary, words)
+        except Rejected:
+            if all(
+                one.usual_vocabulary.by_flag(word.text.partition("=")[0])
+                for word in words
+                if word.text.startswith("--")
+            ):
+                nearly.append(one)
+            continue
+        if not reading.unknown:
+            whole.append(one)
+        strange.extend(reading.unknown)
+    if len(whole) == 1:
+        return whole[0]
+    if whole:
+        names = ", ".join(one.program.plain for one in whole)
+        _tokens.refuse(
+            words[0], f"cannot tell which server these arguments are for: {names} know all of them", _say_which(whole)
+        )
+    if len(nearly) == 1:
+        return nearly[0]  # its own error says what is wrong and where
+    first = min(strange, key=lambda word: (word.line, word.column), default=words[0])
+    _tokens.refuse(
+        first, "cannot tell which server these arguments are for: none knows all of them", _say_which(readers)
+    )
+
+
+def _say_which(readers: Sequence[VocabularyBackend]) -> str:
+    routes = ", ".join(sorted(one.parse_routes[0] for one in readers))
+    return f"say which with --backend ({routes}), or put the program in front: {_examples(readers)}"
+
+
+def _examples(readers: Sequence[VocabularyBackend]) -> str:
+    return ", ".join(sorted(one.program.example for one in readers))
