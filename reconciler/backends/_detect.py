@@ -19,6 +19,7 @@ from reconciler.backends._tokens import Word
 from reconciler.backends._wrappers import REPOSITORY, Peeled, base_name, peel_outer, program_place
 from reconciler.core.contracts import Backend, ParsedCommand
 from reconciler.core.errors import Rejected
+from reconciler.core.options import NO_SERVER
 
 CUSTOM = "custom"
 
@@ -60,12 +61,12 @@ def _choose(command: str, readers: Sequence[VocabularyBackend]) -> VocabularyBac
         _tokens.refuse(words[-1], "the command ends before any program", f"paste a whole command: {_examples(readers)}")
     word, name = words[at], base_name(words[at])
     if name in REFUSED:
-        _tokens.refuse(word, f"cannot carry {name} over", REFUSED[name])
+        _tokens.refuse(word, f"cannot carry {name} over", REFUSED[name], code=NO_SERVER)
     if word.text.startswith("-") or REPOSITORY.fullmatch(word.text):
         return _by_vocabulary(words[at:], readers)
     known = ", ".join(one.program.plain for one in readers)
     what = f"behind {name} there is none of" if name in WRAPPERS else f"{named(word.text)} is none of"
-    _tokens.refuse(word, f"cannot tell which server this starts: {what} {known}", _say_which(readers))
+    _tokens.refuse(word, f"cannot tell which server this starts: {what} {known}", _say_which(readers), code=NO_SERVER)
 
 
 def _parses(one: VocabularyBackend, command: str) -> bool:
@@ -105,9 +106,8 @@ def _by_vocabulary(words: Sequence[Word], readers: Sequence[VocabularyBackend]) 
     if len(nearly) == 1:
         return nearly[0]  # its own error says what is wrong and where
     first = min(strange, key=lambda word: (word.line, word.column), default=words[0])
-    _tokens.refuse(
-        first, "cannot tell which server these arguments are for: none knows all of them", _say_which(readers)
-    )
+    message = "cannot tell which server these arguments are for: none knows all of them"
+    _tokens.refuse(first, message, _say_which(readers), code=NO_SERVER)
 
 
 def _say_which(readers: Sequence[VocabularyBackend]) -> str:

@@ -58,9 +58,9 @@ def plain_words(argv: tuple[str, ...]) -> tuple[Word, ...]:
     return tuple(Word(text, 1, at + 1) for at, text in enumerate(argv))
 
 
-def refuse(word: Word, message: str, hint: str | None = None) -> NoReturn:
+def refuse(word: Word, message: str, hint: str | None = None, *, code: str = CODE) -> NoReturn:
     """Raise Rejected at a word."""
-    raise Rejected(Problem(message=message, hint=hint, code=CODE, line=word.line, column=word.column))
+    raise Rejected(Problem(message=message, hint=hint, code=code, line=word.line, column=word.column))
 
 
 def lines_of(command: str) -> str:
