@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import keyword
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self.known:
             return None
         module = importlib.import_module(self.known[cmd_name][0])
-        command = getattr(module, cmd_name)
+        command = getattr(module, f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name)
         assert isinstance(command, click.Command)
         return command
 

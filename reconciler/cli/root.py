@@ -35,6 +35,7 @@ SECTIONS: Sequence[tuple[str, Mapping[str, tuple[str, str]]]] = (
             "plan": (f"{_ROOM}.deploy", "Show what would change and why."),
             "apply": (f"{_ROOM}.deploy", "Hand a file to the daemon and wait until it is so."),
             "parse": (f"{_ROOM}.parsing", "Turn a server's command line into an instance of the file."),
+            "import": (f"{_ROOM}.importing", "Turn another tool's file into a file of llamactl's."),
             "schema": (f"{_ROOM}.files", "Print the JSON schema of the file."),
             "vocabulary": (f"{_ROOM}.vocabulary", "Read an installed server's own options."),
         },

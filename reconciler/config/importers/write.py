@@ -1,0 +1,208 @@
+"""What an importer understood, as the text of a file that the loader accepts.
+
+The loader itself is the judge: what it refuses is taken out, setting by setting (an instance that cannot do without it, as a whole), and
+joins the list of what was lost. So a printed file always loads, and the list is the difference to what was read.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from reconciler.config._parse import parse
+from reconciler.config._splice import block
+from reconciler.config._tree import Node, Path, Table, words
+from reconciler.config._tree import Sequence as List
+from reconciler.config.importers.contract import Draft, Imported, Lost
+from reconciler.config.importers.names import instance_name
+from reconciler.config.schema import SCHEMA_PATH
+from reconciler.core.errors import Problem, Rejected
+from reconciler.core.spec import OptionValue
+
+Load = Callable[[bytes, Mapping[str, str]], object]
+"""Loads a text with these variables; Rejected with every problem at its place in the text."""
+
+_ROUNDS = 60
+"""Refusals in a row after which the text is given up: each round takes out everything the loader named in one go."""
+_NAME = "the imported file"
+_VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_ASSUMED = "1"
+"""Stands for a variable that is not set here while the text is checked: a text and a number at once."""
+_NEVER_ALONE = ("backend_type", "backend_options")
+"""What an instance cannot do without: a complaint about the whole of it ends the instance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A file, and what is not in it."""
+
+    text: str
+    instances: Mapping[str, Mapping[str, Any]]
+    """By their final names, in the other file's order."""
+    sections: Mapping[str, Mapping[str, Any]]
+    lost: tuple[Lost, ...]
+
+
+@dataclass(slots=True)
+class _Work:
+    """The document while it is being settled."""
+
+    head: str
+    sections: dict[str, Any]
+    instances: dict[str, dict[str, Any]]
+    drafts: Mapping[str, Draft]
+    lost: list[Lost] = field(default_factory=list)
+
+    def text(self) -> str:
+        parts = [self.head]
+        parts += ["\n".join(block({name: section}, 2)) + "\n" for name, section in self.sections.items()]
+        parts.append("\n".join(block({"instances": dict(self.instances)}, 2)) + "\n")
+        return "\n".join(parts)
+
+
+def merged(parts: Sequence[tuple[str, Imported]]) -> Imported:
+    """Several files as one; each draft and loss says which it is from."""
+    if len(parts) == 1:
+        return parts[0][1]
+    drafts = [replace(draft, file=draft.file or name) for name, part in parts for draft in part.drafts]
+    lost = [replace(loss, file=loss.file or name) for name, part in parts for loss in part.lost]
+    sections: dict[str, Mapping[str, OptionValue]] = {}
+    for _, part in parts:
+        sections.update(part.sections)
+    return Imported(drafts=tuple(drafts), lost=tuple(lost), sections=sections)
+
+
+def write(imported: Imported, *, kind: str, origin: str, load: Load, environ: Mapping[str, str]) -> Written:
+    """The file's text and everything lost on the way, names made ours. Rejected only for a text that no removal makes acceptable."""
+    lost = list(imported.lost)
+    drafts = _named(imported.drafts, lost)
+    shown = "standard input" if origin == "<stdin>" else "".join(char if char.isprintable() else "?" for char in origin)
+    work = _Work(
+        head=f"# yaml-language-server: $schema=./{SCHEMA_PATH}\n# Made by `llamactl import {kind}` from {shown}.\n",
+        sections=copy.deepcopy({name: dict(section) for name, section in imported.sections.items() if section}),
+        instances={name: copy.deepcopy(dict(draft.body)) for name, draft in drafts.items()},
+        drafts=drafts,
+        lost=lost,
+    )
+    text = _settled(work, load, environ)
+    for name in sorted(set(_VARIABLE.findall(text))):
+        if not environ.get(name):
+            why = "this variable is not set here, and the file is refused where it is not set"
+            lost.append(Lost(what=f"${{{name}}}", why=why, cure="set it in the daemon's environment"))
+    lost.sort(key=lambda one: (one.line is None, one.file or "", one.line or 0))
+    return Written(text=text, instances=work.instances, sections=work.sections, lost=tuple(lost))
+
+
+def _named(drafts: tuple[Draft, ...], lost: list[Lost]) -> Mapping[str, Draft]:
+    """The drafts by valid and unique names; a name that had to change goes on as an alias."""
+    taken: set[str] = set()
+    named: dict[str, Draft] = {}
+    for draft in drafts:
+        name = instance_name(draft.name, taken)
+        if name != draft.name:
+            old = draft.body.get("aliases")
+            aliases = [*old] if isinstance(old, list) else []
+            if draft.name.strip() and draft.name.isprintable() and draft.name not in aliases:
+                aliases.insert(0, draft.name)
+            body = {**draft.body, "aliases": aliases} if aliases else draft.body
+            draft = replace(draft, body=body)
+            why = "names of instances are letters, digits, '.', '_' and '-', at most 63, and differ in more than case"
+            cure = f"the instance is called {name}, and requests may go on using the old name, which is its alias"
+            lost.append(Lost(what=f"the name {draft.name!r}", why=why, cure=cure, line=draft.line, file=draft.file))
+        named[name] = draft
+    return named
+
+
+def _settled(work: _Work, load: Load, environ: Mapping[str, str]) -> str:
+    """The first text that loads; what had to go for it is in ``work.lost``."""
+    for _ in range(_ROUNDS):
+        text = work.text()
+        unset = {name: _ASSUMED for name in _VARIABLE.findall(text) if not environ.get(name)}
+        try:
+            load(text.encode(errors="surrogateescape"), {**environ, **unset})
+        except Rejected as refusal:
+            _take_out(work, text, refusal)
+        else:
+            return text
+    load(work.text().encode(errors="surrogateescape"), environ)
+    return work.text()
+
+
+def _take_out(work: _Work, text: str, refusal: Rejected) -> None:
+    """Remove everything that was complained about; Rejected again when a complaint is about nothing in particular."""
+    places = list(_places(parse(text.encode(errors="surrogateescape"), name=_NAME).root, ()))
+    found: dict[Path, Problem] = {}
+    for problem in refusal.problems:
+        target = _target(_path_at(places, problem))
+        if not target:
+            raise refusal
+        found.setdefault(target, problem)
+    whole = {path[:2] for path in found if len(path) == 2 and path[0] == "instances"}
+    for path in sorted(found, key=lambda path: [(isinstance(step, str), step) for step in path], reverse=True):
+        if path[:2] in whole and len(path) > 2:
+            continue  # goes with its instance
+        _remove(work, path)
+        work.lost.append(_loss(work, path, found[path]))
+
+
+def _places(node: Node, path: Path) -> Iterator[tuple[tuple[int, int], Path]]:
+    """Where everything stands, in the order of the text."""
+    match node:
+        case Table():
+            for key, entry in node.entries.items():
+                yield (entry.key_place.line, entry.key_place.column), (*path, key)
+                yield from _places(entry.node, (*path, key))
+        case List():
+            for index, item in enumerate(node.items):
+                yield (item.place.line, item.place.column), (*path, index)
+                yield from _places(item, (*path, index))
+        case _:
+            yield (node.place.line, node.place.column), path
+
+
+def _path_at(places: list[tuple[tuple[int, int], Path]], problem: Problem) -> Path:
+    """What a problem's place is in: the last thing that begins at or before it."""
+    if problem.line is None:
+        return ()
+    spot = (problem.line, problem.column or 1)
+    before = [path for place, path in places if place <= spot]
+    exact = [path for place, path in places if place == spot]
+    return exact[-1] if exact else before[-1] if before else ()
+
+
+def _target(path: Path) -> Path:
+    """What has to go for it: one setting, one option of an instance, one item of a list, or the instance; empty for nothing."""
+    if path[:1] == ("instances",):
+        if len(path) < 3 or path[2:] in [(name,) for name in _NEVER_ALONE]:
+            return path[:2] if len(path) > 1 else ()
+        return path[:4]
+    return path[:3] if len(path) > 2 and isinstance(path[2], int) else path[:2]
+
+
+def _remove(work: _Work, path: Path) -> None:
+    root: Any = {**work.sections, "instances": work.instances}
+    chain = [root]
+    for step in path[:-1]:
+        chain.append(chain[-1][step])
+    del chain[-1][path[-1]]
+    if path[0] != "instances":
+        if len(path) == 1 or not work.sections[str(path[0])]:
+            work.sections.pop(str(path[0]), None)
+    elif len(path) == 4 and not chain[-1]:
+        del chain[-2][path[-2]]
+
+
+def _loss(work: _Work, path: Path, problem: Problem) -> Lost:
+    """The loader's complaint, in terms of the file that was imported."""
+    draft = work.drafts.get(str(path[1])) if path[0] == "instances" else None
+    what = words(path) if draft is None else f"{draft.name}: {words(path[2:])}" if len(path) > 2 else draft.name
+    return Lost(
+        what=what,
+        why=problem.message,
+        cure=problem.hint,
+        line=draft.line if draft else None,
+        file=draft.file if draft else None,
+    )
