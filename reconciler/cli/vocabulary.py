@@ -104,7 +104,8 @@ def _failure(problem: Problem) -> Failure:
 
 def sentence(problem: Problem) -> str:
     """What is wrong with a program and what to do about it, without a place in a file."""
-    return problem.message if problem.hint is None else f"{problem.message}; {problem.hint}"
+    first, *rest = problem.message.split("\n")
+    return "\n".join([first if problem.hint is None else f"{first}; {problem.hint}", *rest])
 
 
 def _tell(read: Reading, known: Installed, seconds: float) -> None:
@@ -159,9 +160,10 @@ def _written(option: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(option: Mapping[str, Any]) -> tuple[str, ...]:
     flags = [str(flag) for flag in option.get("flags") or [option["name"]]]
+    own = "--" + str(option["name"]).replace("_", "-")
     default = option.get("default")
     return (
-        max(flags, key=len),
+        own if own in flags else next((flag for flag in flags if flag.startswith("--")), flags[0]),
         _short(_takes(option)),
         "" if default is None else _short(json.dumps(default, ensure_ascii=False)),
         " ".join(map(str, option.get("negative") or ())),

@@ -56,7 +56,7 @@ class Program:
     """What some words start, found on this host."""
 
     path: str
-    """The file, absolute, links kept: what messages show."""
+    """The file, absolute, links kept; of a module, how it is called. What messages show, and the same for every version."""
     command: tuple[str, ...]
     """The words, the first one absolute."""
     interpreter: tuple[str, ...] = ()
@@ -140,7 +140,8 @@ def _run_by_python(path: str, words: Sequence[str], directory: str) -> Program:
         at += 2 if words[at] in ("-W", "-X") else 1
     interpreter = (path, *words[1:at])
     if at + 1 < len(words) and words[at] == "-m":
-        return Program(path=path, command=(path, *words[1:]), interpreter=interpreter)
+        module = shlex.join((path, *words[1 : at + 2]))
+        return Program(path=module, command=(path, *words[1:]), interpreter=interpreter)
     if at >= len(words) or words[at].startswith("-"):
         hint = "write `python -m MODULE`, or the path of the program"
         _refuse(OPAQUE, f"cannot tell what {shlex.join(words)} runs", hint)
