@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from reconciler.config.importers._words import Ref, Text, Unsayable, bare, shown
 from reconciler.config.importers.contract import Lost
 from reconciler.core.errors import Rejected
-from reconciler.core.options import ParsedCommand
+from reconciler.core.options import NO_SERVER, ParsedCommand
 from reconciler.core.secrets import conceal, is_secret_flag, is_secret_name, secrets_in
 from reconciler.core.spec import OptionValue
 
@@ -19,6 +19,7 @@ _KEY_SHAPE = re.compile(
 """Tokens that their issuers mark: Hugging Face, OpenAI and those who followed, NVIDIA, GitHub, GitLab, and JSON web tokens."""
 _POSITION = re.compile(r"^\d+:\d+: ")
 _READ_LATER = re.compile(r"(\w+) is read from llamactl's own environment")
+ELSEWHERE = "leave it where it is; an OpenAI-compatible one can be declared with backend_type: custom or external"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -122,6 +123,11 @@ def _variable(name: str) -> str:
     return re.sub(r"\W+", "_", name.lstrip("-")).upper().lstrip("0123456789_") or "SECRET"
 
 
+def names_no_server(rejected: Rejected) -> bool:
+    """Whether a command was refused because it starts no server that llamactl knows, rather than for what is in it."""
+    return any(problem.code == NO_SERVER for problem in rejected.problems)
+
+
 def understood(
     command: str, what: str, ledger: Ledger, read: Callable[[str], ParsedCommand], *, line: int | None = None
 ) -> ParsedCommand | None:
@@ -129,6 +135,9 @@ def understood(
     try:
         parsed = read(command)
     except Rejected as rejected:
+        if names_no_server(rejected):
+            ledger.add(what, "not carried over: it starts no server that llamactl knows", ELSEWHERE, line=line)
+            return None
         for problem in rejected.problems:
             ledger.add(what, f"not carried over: {conceal(problem.message, stars='***')}", problem.hint, line=line)
         return None
