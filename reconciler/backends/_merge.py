@@ -55,6 +55,8 @@ def _fits(form: Plain, key: str) -> bool:
             fits = form["kind"] == "comma"
         case "text":
             fits = form["type"] == "json"
+        case "help":
+            fits = not form.get("help")  # the installed program's own text is of its own version
         case "removed":
             fits = "removed" in form
         case _ if key in LIMITS or key in ("pattern", "words"):

@@ -195,4 +195,6 @@ def _default(one: Facts, kind: str, reads: str) -> Any:
 
 def _deprecated(one: Facts) -> bool:
     said = clean_help(one["help"]).lower().lstrip("[(* ")
-    return bool(one["deprecated"]) or said.startswith("deprecat") or any("Deprecat" in name for name in one["action"])
+    if one["deprecated"] or said.startswith("deprecat") or any("Deprecat" in name for name in one["action"]):
+        return True
+    return any(said.startswith(f"{flag} is deprecated") for flag in one["flags"])
