@@ -28,11 +28,11 @@ HOST: Mapping[str, object] = {
 }
 """One address, as ``_check.check_host`` takes it."""
 PORT: Mapping[str, object] = {
-    "type": ["integer", "string"],
+    "type": ["string", "integer"],
     "minimum": 1,
     "maximum": 65535,
     "pattern": rf"^[0-9]{{1,5}}{_END}|{_VARIABLE}",
-    "patternErrorMessage": "expected a whole number from 1 to 65535",
+    "errorMessage": "expected a whole number from 1 to 65535",
 }
 """A port to be pinned, as ``_check.check_port`` takes it."""
 
@@ -77,7 +77,7 @@ def _dotted(vocabulary: Vocabulary, leave: frozenset[str]) -> Schema:
 def _described(vocabulary: Vocabulary, option: Option) -> Schema:
     own = {"host": HOST, "port": PORT}.get(option.name)
     schema: Schema = {"description": describe(option), **(own or value_schema(option))}
-    if option.default is not None:
+    if option.default is not None and option.default != {}:
         schema["default"] = option.default
     if option.deprecated:
         schema["deprecated"] = True
@@ -117,9 +117,9 @@ def _switch(option: Option) -> Schema:
     only_on = not option.negative and option.default is True
     words = "|".join(TRUE_TEXTS if only_on else (*TRUE_TEXTS, *FALSE_TEXTS))
     schema: Schema = {
-        "type": ["boolean", "string"],
+        "type": ["string", "boolean"],
         "pattern": f"^(?:{words}){_END}|{_VARIABLE}",
-        "patternErrorMessage": f"{option.flag} takes {'true alone' if only_on else 'true or false'}",
+        "errorMessage": f"{option.flag} takes {'true alone' if only_on else 'true or false'}",
     }
     return {**schema, "not": {"const": False}} if only_on else schema
 
@@ -132,9 +132,9 @@ def item_schema(option: Option) -> Schema:
         case Type.BOOL:
             return {"type": "boolean"}
         case Type.INT:
-            return {"type": ["integer", "string"], **_limits(option), **_read(option, _texts(option, INT_TEXT))}
+            return {"type": ["string", "integer"], **_limits(option), **_read(option, _texts(option, INT_TEXT))}
         case Type.FLOAT:
-            return {"type": ["number", "string"], **_limits(option), **_read(option, _texts(option, FLOAT_TEXT))}
+            return {"type": ["string", "number"], **_limits(option), **_read(option, _texts(option, FLOAT_TEXT))}
         case Type.ANY:
             return {"type": ["string", "number"], **_limits(option), "pattern": NO_CONTROL}
         case Type.STR:
@@ -147,7 +147,7 @@ def _read(option: Option, texts: Sequence[str]) -> Schema:
     """The texts that the server reads itself, and what an editor says of any other."""
     return {
         "pattern": f"^(?:{'|'.join(texts)}){_END}|{_VARIABLE}",
-        "patternErrorMessage": f"{option.flag} takes {expected(option)}",
+        "errorMessage": f"{option.flag} takes {expected(option)}",
     }
 
 
@@ -193,5 +193,5 @@ def _comma_text(option: Option) -> Schema:
     return {
         "type": "string",
         "pattern": text,
-        "patternErrorMessage": f"{option.flag} takes {expected(option)}, separated by commas",
+        "errorMessage": f"{option.flag} takes {expected(option)}, separated by commas",
     }

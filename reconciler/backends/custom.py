@@ -140,7 +140,7 @@ def _health_path(description: str) -> Mapping[str, object]:
         "description": description,
         "type": "string",
         "pattern": r"^/[^\u0000-\u001f\u007f-\u009f]*$(?!\n)|\$\{",
-        "patternErrorMessage": "expected a path that begins with a slash",
+        "errorMessage": "expected a path that begins with a slash",
         "default": DEFAULT_HEALTH_PATH,
     }
 

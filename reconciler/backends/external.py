@@ -55,7 +55,7 @@ class External(Untabled):
                     "description": "Where it answers, with or without /v1.",
                     "type": "string",
                     "pattern": r"^https?://[^/?#\s][^?#\s]*$(?!\n)|\$\{",
-                    "patternErrorMessage": "expected an http or https url without a query",
+                    "errorMessage": "expected an http or https url without a query",
                 },
                 "model": {
                     "description": "Name that server wants in a request's model.",

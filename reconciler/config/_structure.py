@@ -13,12 +13,14 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from reconciler.config._editor import Schema, in_words
 from reconciler.config._guard import BadScalar, resolve
 from reconciler.config._problems import Reporter, nearest
 from reconciler.config._secrets import is_secret
 from reconciler.config._tree import Node, Path, Scalar, Sequence, Table, find, locate, plain, replace
-from reconciler.config.schema import Schema, in_words, structure_schema
+from reconciler.config.schema import structure_schema
 from reconciler.core.contracts import Backend
+from reconciler.core.spec import BackendsSpec
 
 _NAME_RULE = "letters, digits, `.`, `_` and `-`, up to 63, first a letter or digit"
 
@@ -48,6 +50,14 @@ def convert_options(options: Node, backend: Backend) -> Node:
     """Backend options with expanded text read as what the backend's schema expects; reports nothing."""
     validator = Draft202012Validator(dict(backend.options_schema()))
     return _converted(options, validator, list(validator.iter_errors(plain(options))))
+
+
+def misfits(options: Table, backend: Backend, programs: BackendsSpec) -> frozenset[str]:
+    """The keys of backend options that the backend's schema does not know, or not with this value."""
+    schema = dict(backend.options_schema(programs))
+    schema.pop("required", None)
+    validator = Draft202012Validator(schema)
+    return frozenset(key for key, entry in options.entries.items() if not validator.is_valid({key: plain(entry.node)}))
 
 
 def _converted(root: Node, validator: Draft202012Validator, errors: Iterable[ValidationError]) -> Node:

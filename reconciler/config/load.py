@@ -19,7 +19,7 @@ from reconciler.config._keys import KeyReader
 from reconciler.config._merge import filled, merge_files, section, with_defaults
 from reconciler.config._parse import Document, parse, safe_lines
 from reconciler.config._problems import Reporter
-from reconciler.config._structure import check_structure, convert_options, in_yaml_words
+from reconciler.config._structure import check_structure, convert_options, in_yaml_words, misfits
 from reconciler.config._tree import Entry, Place, Scalar, Sequence, Table, find, locate, plain, scalars, without
 from reconciler.config._tree import Path as TreePath
 from reconciler.config.source import Source, in_memory
@@ -121,6 +121,7 @@ class _Loading:
         programs = self._model(BackendsSpec, ("backends",), tables["backends"]) or BackendsSpec()
         names = {name: entry.key_place for name, entry in section(self.root, "instances").entries.items()}
         allow_hosts = frozenset(server.allow_backend_hosts) if server else frozenset()
+        self._default_options(programs, allow_hosts)
         declared = [one for name in names if (one := self._instance(name, programs, allow_hosts)) is not None]
         FleetCheck(
             declared=declared,
@@ -232,6 +233,26 @@ class _Loading:
             for problem in backend.check(spec, backends=programs, allow_hosts=allow_hosts):
                 self._option_problem(one, problem)
         return one
+
+    def _default_options(self, programs: BackendsSpec, allow_hosts: frozenset[str]) -> None:
+        """Options that no instance could take from ``defaults`` are wrong there, whether or not an instance takes them."""
+        kind, options = find(self.defaults, ("backend_type",)), find(self.defaults, ("backend_options",))
+        if not isinstance(kind, Scalar) or str(kind.value) not in self.backends or not isinstance(options, Table):
+            return
+        backend = self.backends[str(kind.value)]
+        converted = convert_options(options, backend)
+        assert isinstance(converted, Table)
+        wrong = misfits(converted, backend, programs)
+        if not wrong:
+            return
+        written = {key: plain(entry.node) for key, entry in converted.entries.items() if key in wrong}
+        spec = InstanceSpec(backend_type=backend.kind, backend_options=written)
+        one = Declared(
+            name="defaults", key_place=self.defaults.place, own=self.defaults, merged=self.defaults, spec=spec
+        )
+        for problem in backend.check(spec, backends=programs, allow_hosts=allow_hosts):
+            if not problem.warning and problem.path[1:2] and problem.path[1] in wrong:
+                self._option_problem(one, problem)
 
     def _option_problem(self, one: Declared, problem: OptionProblem) -> None:
         """A backend's finding, at its place: in the instance, or in ``defaults`` when that is where the value comes from."""

@@ -8,21 +8,14 @@ from one builder, so they cannot drift. What no schema can say is :data:`LOADER_
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
+from reconciler.config._editor import VARIABLE_NAME, Schema, each, let_through
 from reconciler.core.contracts import Backend
-from reconciler.core.spec import (
-    DURATION_PATTERN,
-    NAME_PATTERN,
-    AuthSpec,
-    BackendsSpec,
-    InstanceSpec,
-    KeySource,
-    ServerSpec,
-)
+from reconciler.core.spec import DURATION_PATTERN, NAME_PATTERN, AuthSpec, BackendsSpec, InstanceSpec, ServerSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_PATH = "schemas/llamactl.schema.json"
@@ -49,15 +42,13 @@ LOADER_ONLY: Mapping[str, str] = {
 }
 """What only the loader can know, by name: everything else it refuses, an editor with the schema marks too."""
 
-Schema = dict[str, Any]
-"""A JSON schema is open-ended by nature: any JSON value by key."""
-
-_VARIABLE = r"\$\{"
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("server", ServerSpec),
     ("auth", AuthSpec),
     ("backends", BackendsSpec),
 )
+_KNOWN_ABOVE = {"doNotSuggest": True}
+"""For a key that is described elsewhere too: the YAML language server would offer it twice."""
 _TABLE_OR_NOTHING = ["object", "null"]
 """A key whose value was commented out means an empty mapping."""
 
@@ -68,24 +59,26 @@ def structure_schema(kinds: Iterable[str]) -> Schema:
     properties: Schema = {}
     for name, model in _SECTIONS:
         definitions.update(_model(model))
-        properties[name] = {"$ref": f"#/$defs/{model.__name__}"}
+        properties[name] = _section(model.__name__, definitions)
     definitions.update(_model(InstanceSpec))
-    instance = definitions["InstanceSpec"]
-    instance.pop("required", None)  # backend_type may come from defaults
-    instance["properties"]["backend_type"]["enum"] = sorted(kinds)
-    for setting in instance["properties"].values():
-        table = definitions.get(setting.get("$ref", "").rpartition("/")[2], setting)
-        if table.get("type") == "object":
-            table["type"] = _TABLE_OR_NOTHING
-    for name in ("ServerSpec", "AuthSpec", "BackendsSpec", "InstanceSpec"):
-        definitions[name]["type"] = _TABLE_OR_NOTHING
-    definitions["DefaultsSpec"] = {**instance, "description": "Any instance setting; an instance's own wins."}
-    properties["defaults"] = {"$ref": "#/$defs/DefaultsSpec"}
+    settings = definitions["InstanceSpec"]["properties"]
+    settings["backend_type"]["enum"] = sorted(kinds)
+    for name, setting in settings.items():
+        if "$ref" in setting:
+            settings[name] = _section(setting["$ref"].rpartition("/")[2], definitions)
+        elif setting.get("type") == "object":
+            setting["type"] = _TABLE_OR_NOTHING
+    definitions["InstanceSpec"].pop("required", None)  # backend_type may come from defaults
+    definitions["DefaultsSpec"] = {
+        **definitions["InstanceSpec"],
+        "description": "Any instance setting; an instance's own wins.",
+    }
+    properties["defaults"] = _section("DefaultsSpec", definitions)
     properties["instances"] = {
         "type": _TABLE_OR_NOTHING,
         "description": "What should run, by name. A key without a value means none.",
         "propertyNames": {"pattern": NAME_PATTERN},
-        "additionalProperties": {"$ref": "#/$defs/InstanceSpec"},
+        "additionalProperties": _section("InstanceSpec", definitions),
     }
     return {
         "$schema": DIALECT,
@@ -98,13 +91,33 @@ def structure_schema(kinds: Iterable[str]) -> Schema:
     }
 
 
+def _section(name: str, definitions: Schema) -> Schema:
+    """A key whose value is a mapping of known keys.
+
+    Its type stands here and its keys are behind ``allOf``, because an editor that completes a key writes out whatever properties
+    stand beside the type, with all their defaults.
+    """
+    table = definitions[name]
+    if table.get("type") != "object":
+        return {"$ref": f"#/$defs/{name}"}
+    del table["type"]
+    return {
+        "type": _TABLE_OR_NOTHING,
+        "description": table["description"],
+        "allOf": [{"$ref": f"#/$defs/{name}"}],
+    }
+
+
 def file_schema(backends: Mapping[str, Backend]) -> Schema:
     """The schema for editors and CI, with the options of every given backend. Deterministic: the same input, the same text.
 
     Options hang on ``backend_type`` by ``if`` and ``then``, in an instance, in ``defaults`` and for instances that have it from
     there, so that a branch that was not chosen is never looked at and never blamed.
     """
-    allowed: Schema = _let_through(structure_schema(backends))
+    structure = structure_schema(backends)
+    for name in ("BackendsSpec", "InstanceSpec", "DefaultsSpec"):
+        structure["$defs"][name]["properties"]["environment"]["propertyNames"] = {"pattern": VARIABLE_NAME}
+    allowed: Schema = let_through(structure)
     definitions: Schema = allowed["$defs"]
     summaries: list[str] = []
     chosen: list[Schema] = []
@@ -112,7 +125,7 @@ def file_schema(backends: Mapping[str, Backend]) -> Schema:
     for kind in sorted(backends):
         options = _embedded(kind, backends[kind].options_schema(), definitions)
         summaries.append(options.get("description", ""))
-        definitions[f"options.{kind}"] = options
+        definitions[f"options.{kind}"] = {**options, **_KNOWN_ABOVE}
         takes_options = {"properties": {"backend_options": {"$ref": f"#/$defs/options.{kind}"}}}
         is_kind = {"type": "object", "properties": {"backend_type": {"const": kind}}, "required": ["backend_type"]}
         chosen.append({"if": is_kind, "then": takes_options})
@@ -143,7 +156,7 @@ def file_schema(backends: Mapping[str, Backend]) -> Schema:
 
 
 def _each_instance(schema: Schema) -> Schema:
-    return {"patternProperties": {"^x-": True}, "additionalProperties": schema}
+    return {"patternProperties": {"^x-": True}, "additionalProperties": schema, **_KNOWN_ABOVE}
 
 
 def schema_text(backends: Mapping[str, Backend]) -> str:
@@ -170,7 +183,14 @@ def _tidy(value: Any) -> Any:
         return [_tidy(item) for item in value]
     if not isinstance(value, dict):
         return value
-    tidy = {key: _tidy(item) for key, item in value.items() if key != "title" or not isinstance(item, str)}
+    tidy: Schema = {key: _tidy(item) for key, item in value.items() if key != "title" or not isinstance(item, str)}
+    match tidy.get("anyOf"):
+        case [
+            {"type": str() as kind} as only,
+            {"type": "null"},
+        ]:  # one leaf, so that a mistake has one place and one cause
+            del tidy["anyOf"]
+            tidy = {**only, **tidy, "type": [kind, "null"]}
     if tidy.get("default", "") is None:
         del tidy["default"]
     elif isinstance(tidy.get("default"), float) and tidy.get("pattern") == DURATION_PATTERN:
@@ -201,110 +221,8 @@ def _embedded(kind: str, options: Mapping[str, object], definitions: Schema) -> 
     schema.pop("$schema", None)
     schema.pop("$id", None)
     for name, definition in own.items():
-        definitions[f"options.{kind}.{name}"] = _each(definition, rename)
+        definitions[f"options.{kind}.{name}"] = each(definition, rename)
     schema.pop("required", None)  # defaults may give them: `rules` of what only the loader knows
-    changed: Schema = _each(schema, rename)
-    changed["type"] = _TABLE_OR_NOTHING
+    changed: Schema = each(schema, rename)
+    del changed["type"]  # said by the setting itself
     return changed
-
-
-_BY_NAME = ("properties", "patternProperties", "$defs", "dependentSchemas")
-_ONE = (
-    "additionalProperties",
-    "items",
-    "contains",
-    "propertyNames",
-    "if",
-    "then",
-    "else",
-    "not",
-    "unevaluatedProperties",
-)
-_MANY = ("allOf", "anyOf", "oneOf", "prefixItems")
-
-
-def _each(schema: Any, change: Callable[[Schema], Schema], skip: tuple[str, ...] = ()) -> Any:
-    """Every subschema, innermost first, through ``change``; never mistakes an example or a default for one."""
-    if not isinstance(schema, dict):
-        return schema
-    result = dict(schema)
-    for key, value in schema.items():
-        if key in skip:
-            continue
-        if key in _BY_NAME and isinstance(value, dict):
-            result[key] = {name: _each(item, change, skip) for name, item in value.items()}
-        elif key in _ONE:
-            result[key] = _each(value, change, skip)
-        elif key in _MANY and isinstance(value, list):
-            result[key] = [_each(item, change, skip) for item in value]
-    return change(result)
-
-
-def _let_through(schema: Schema) -> Any:
-    """``${VAR}`` where a scalar is expected, ``x-*`` wherever keys are closed or have a shape; and words for editors to say."""
-
-    def allow(item: Schema) -> Schema:
-        kinds = item.get("type")
-        is_table = kinds == "object" or (isinstance(kinds, list) and "object" in kinds)
-        if is_table and item.get("additionalProperties") not in (None, True):
-            item["patternProperties"] = {**item.get("patternProperties", {}), "^x-": True}
-            if "propertyNames" in item:
-                item["propertyNames"] = {**_whole_text("^x-|" + item["propertyNames"]["pattern"]), **_says(_NAMES)}
-        if "enum" in item:
-            outer: Schema = {key: item.pop(key) for key in ("description", "default", "examples") if key in item}
-            return {**outer, "anyOf": [item, {"type": "string", "pattern": _VARIABLE}]}
-        if kinds in ("integer", "number", "boolean"):
-            return {**item, "type": [kinds, "string"], "pattern": _VARIABLE, **_says(in_words(item))}
-        if "pattern" in item:
-            return {**item, **_whole_text(f"{item['pattern']}|{_VARIABLE}"), **_says(in_words(item))}
-        return item
-
-    return _each(schema, allow, skip=("if", "propertyNames"))
-
-
-def _whole_text(pattern: str) -> Schema:
-    """A pattern whose ``$`` is the end of the text in every engine; Python's lets a final line break pass."""
-    return {"pattern": pattern.replace("$", "$(?!\\n)").replace("\\$(?!\\n)", "\\$")}
-
-
-def _says(words: str) -> Schema:
-    """What an editor says in place of the pattern (the YAML language server and VS Code know the keyword)."""
-    return {"patternErrorMessage": f"expected {words}"}
-
-
-_NAMES = "letters, digits, `.`, `_` and `-`, up to 63, first a letter or digit; any other name can be an alias"
-_KIND_WORDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "string": "text",
-    "array": "a list",
-    "object": "a mapping",
-}
-
-
-def in_words(schema: Mapping[str, Any]) -> str:
-    """What a schema without references or alternatives takes: ``a whole number from 1 to 64``."""
-    if "enum" in schema:
-        return "one of " + ", ".join(str(value) for value in schema["enum"])
-    if schema.get("pattern") == DURATION_PATTERN:
-        return "a duration such as 90s, 10m or 1h"
-    kind = schema.get("type")
-    text = _KIND_WORDS.get(str(kind[0] if isinstance(kind, list) else kind), "something else")
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        return f"{text} from {low} to {high}"
-    if low is not None or high is not None:
-        return f"{text} of {low} or more" if low is not None else f"{text} of {high} or less"
-    if schema.get("minLength"):
-        return f"{text} that is not empty"
-    if schema.get("pattern") in _PATTERN_WORDS:
-        return _PATTERN_WORDS[schema["pattern"]]
-    if "pattern" in schema:
-        example = schema.get("examples", [None])[0] or schema.get("default")
-        return f"{text} like {example}" if example else f"{text} of the form {schema['pattern']}"
-    return text
-
-
-_PATTERN_WORDS = {KeySource.model_json_schema()["properties"]["sha256"]["anyOf"][0]["pattern"]: "64 hexadecimal digits"}
-"""Patterns that have a name."""
