@@ -257,9 +257,13 @@ def _program(words: Sequence[Word], at: int, program: Program, done: Peeled) -> 
 
 
 def _python(words: Sequence[Word], at: int, program: Program, done: Peeled) -> int:
+    done.executable.append(words[at].text)
+    return _behind_python(words, at + 1, program, done)
+
+
+def _behind_python(words: Sequence[Word], at: int, program: Program, done: Peeled) -> int:
+    """From a python's first argument to the server's."""
     place = at
-    done.executable.append(words[place].text)
-    place += 1
     while place < len(words) and words[place].text.startswith("-") and not words[place].text.startswith("-m"):
         if words[place].text == "-c":
             refuse(words[place], "cannot look into python -c", f"paste a command such as {program.example}")
@@ -284,7 +288,8 @@ def _python(words: Sequence[Word], at: int, program: Program, done: Peeled) -> i
         return place + 1
     if following is not None and program.is_program(following.text):
         return _program(words, place, program, done)
-    refuse(words[at], f"cannot find {program.plain} behind python", f"paste a command such as {program.example}")
+    message = f"cannot find {program.plain} behind python"
+    refuse(words[min(at, len(words)) - 1], message, f"paste a command such as {program.example}")
 
 
 def _module(words: Sequence[Word], at: int, program: Program, done: Peeled, glued: str | None = None) -> int:
@@ -332,6 +337,8 @@ def _container(words: Sequence[Word], at: int, program: Program, done: Peeled) -
     entry, image = _docker.entrypoint(done.executable), done.executable[-1]
     if entry is not None and program.is_program(entry):
         return _subcommand(words, at, program, done)
+    if entry is not None and _PYTHON.fullmatch(entry.rsplit("/", 1)[-1]):
+        return _behind_python(words, at, program, done)
     if entry is None:
         if at < len(words) and program.is_program(words[at].text):
             return _program(words, at, program, done)
