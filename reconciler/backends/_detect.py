@@ -50,13 +50,14 @@ def _all_show(readers: Sequence[VocabularyBackend], flag: str) -> bool:
 
 def _choose(command: str, readers: Sequence[VocabularyBackend]) -> VocabularyBackend:
     words, _ = split_command(command, _examples(readers))
-    places = {one: program_place([word.text for word in words], one.program) for one in readers}
-    calls = sorted((place, one.kind, one) for one, place in places.items() if place is not None)
+    at = peel_outer(words, Peeled(arguments=()))
+    texts = [word.text for word in words[at:]]
+    places = [(program_place(texts, one.program), one.kind, one) for one in readers]
+    calls = sorted(((place, kind, one) for place, kind, one in places if place is not None), key=lambda call: call[:2])
     if len(calls) == 1:
         return calls[0][2]
     if calls:  # one of the names may be the value of a flag, of a wrapper or of the server
         return next((one for _, _, one in calls if _parses(one, command)), calls[0][2])
-    at = peel_outer(words, Peeled(arguments=()))
     if at >= len(words):
         _tokens.refuse(words[-1], "the command ends before any program", f"paste a whole command: {_examples(readers)}")
     word, name = words[at], base_name(words[at])
@@ -81,7 +82,7 @@ def _by_vocabulary(words: Sequence[Word], readers: Sequence[VocabularyBackend]) 
     """The one backend that knows every flag of arguments that stand alone."""
     whole: list[VocabularyBackend] = []
     nearly: list[VocabularyBackend] = []
-    strange: list[Word] = []
+    strange: set[Word] | None = None
     for one in readers:
         try:
             reading = read_words(one.usual_vocabulary, words)
@@ -95,7 +96,7 @@ def _by_vocabulary(words: Sequence[Word], readers: Sequence[VocabularyBackend]) 
             continue
         if not reading.unknown:
             whole.append(one)
-        strange.extend(reading.unknown)
+        strange = {*reading.unknown} if strange is None else strange & {*reading.unknown}
     if len(whole) == 1:
         return whole[0]
     if whole:
@@ -105,7 +106,7 @@ def _by_vocabulary(words: Sequence[Word], readers: Sequence[VocabularyBackend]) 
         )
     if len(nearly) == 1:
         return nearly[0]  # its own error says what is wrong and where
-    first = min(strange, key=lambda word: (word.line, word.column), default=words[0])
+    first = min(strange or (), key=lambda word: (word.line, word.column), default=words[0])
     message = "cannot tell which server these arguments are for: none knows all of them"
     _tokens.refuse(first, message, _say_which(readers), code=NO_SERVER)
 

@@ -113,16 +113,17 @@ def _option(words: Sequence[Word], at: int, kept: list[str], run: Run) -> int:
         name, value, equals = word.text[:2], word.text[2:], "="  # -p8000:8000
     elif re.match(r"-[a-z][^=-]", word.text):  # -eA=1
         name, value = word.text[:2], word.text[2:]
-    end = at + 1
+    end, of_value = at + 1, word
     if not equals:
         if end >= len(words):
             refuse(word, f"{flag_named(name)} wants a value, and none follows")
-        value = words[end].text
+        of_value = words[end]
+        value = of_value.text
         end += 1
     if name in _DROPPED_VALUES:
         run.dropped(word, name, _DROPPED_VALUES[name])
     elif name in ("-e", "--env"):
-        _variable(word, value, kept, run)
+        _variable(of_value, value, kept, run)
     else:
         kept.extend((name, value))
     return end

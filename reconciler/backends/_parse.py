@@ -76,6 +76,8 @@ def _parse(
     _hide_variables(peeled)
     first = peeled.program or words[0]
     executable = None if peeled.executable in ([], [program.plain]) else _executable_text(peeled.executable, first)
+    if peeled.executable and re.match(r"(?!\$\{)[^/]+/", peeled.executable[0]):
+        peeled.warn(first, "the program's path is relative: set working_directory, or give its whole path")
     if vocabulary.syntax is not Syntax.LLAMA and not any(reading.options.get(key) for key in model_keys):
         peeled.warn(first, "no model is named; add one before the instance is used")
     return ParsedCommand(
@@ -175,7 +177,10 @@ def _join_lines(words: Sequence[Word]) -> Sequence[str]:
     warnings = []
     only_assignments = True
     first: Word | None = None
+    exporting = False
     for at, word in enumerate(words):
+        if word.fresh_line or not at:
+            exporting = only_assignments and word.text == "export"
         if word.fresh_line and at and not only_assignments:
             if not word.text.startswith("-"):
                 if first is not None and first.text in REFUSED:
@@ -184,7 +189,7 @@ def _join_lines(words: Sequence[Word]) -> Sequence[str]:
                     word, "a second command begins here", "end the line before with a backslash, or paste one command"
                 )
             warnings.append(at_word(word, "this line was joined to the one before, which has no backslash at its end"))
-        if not word.assignment and word.text != "export":
+        if not word.assignment and not exporting:
             only_assignments = False
             first = first or word
     return warnings

@@ -30,7 +30,9 @@ class LlamaCpp(VocabularyBackend):
         plain="llama-server",
         names=frozenset({"llama-server-cuda", "llama-server-vulkan"}),
         modules={},
-        images=re.compile(r"(?:^|/)llama\.cpp:(?:server|full)[\w.-]*$"),
+        images=re.compile(r"(?:^|/)llama\.cpp:server[\w.-]*$"),
+        modal_images=re.compile(r"(?:^|/)llama\.cpp:full[\w.-]*$"),
+        modes=("--server", "-s"),
         variables=("LLAMA_API_KEY",),
         example="llama-server -m MODEL.gguf -c 8192",
     )
