@@ -245,6 +245,13 @@ def test_noise_does_not_hide_the_answer_and_a_thread_does_not_hold_it_up() -> No
     assert "port" in by_name(read(before=noise))
 
 
+def test_what_is_printed_while_the_parser_is_built_goes_elsewhere() -> None:
+    done = dump('print("INFO loading"); os.system("echo from a child")')
+    assert done.stdout.strip().startswith(MARK), done.stdout
+    assert len(done.stdout.strip().splitlines()) == 1
+    assert "from a child" in done.stderr
+
+
 def test_the_parser_of_a_main_is_caught_before_it_parses() -> None:
     text = """
 import argparse, types

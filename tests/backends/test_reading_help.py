@@ -126,6 +126,11 @@ LAYOUTS: tuple[tuple[str, Mapping[str, Any]], ...] = (
         {"flags": ["--repack"], "kind": "switch", "default": True, "negative": ["--no-repack", "-nr"]},
     ),
     (
+        "--cache, -ca, -nca, --no-cache     whether (default: disabled)\n",
+        {"flags": ["--cache", "-ca"], "kind": "switch", "default": False, "negative": ["--no-cache", "-nca"]},
+    ),
+    ("--tabbed N\tsize (default: 4)\n", {"flags": ["--tabbed"], "kind": "value", "type": "int", "default": 4}),
+    (
         "--mmproj-auto, --no-mmproj, --no-mmproj-auto\n                     whether (default: enabled if able)\n",
         {"flags": ["--mmproj-auto"], "kind": "switch", "negative": ["--no-mmproj", "--no-mmproj-auto"]},
     ),
