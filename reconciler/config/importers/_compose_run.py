@@ -116,7 +116,7 @@ class Container:
     # -- volumes ------------------------------------------------------------------------------------------------------
 
     def _volumes(self, node: Node, what: str) -> Iterator[tuple[Text, ...]]:
-        for index, item in enumerate(node.items if isinstance(node, Sequence) else ()):
+        for index, item in enumerate(self.reader.items(node)):
             try:
                 if isinstance(item, Table):
                     yield self._long_volume(item, f"{what}[{index}]")
@@ -192,11 +192,19 @@ class Container:
         tail = literal(":" + ",".join(modes)) if modes else ()
         return (literal("-v"), joined(start, literal(":"), end, tail))
 
+    def _only(self, item: Table, known: tuple[str, ...], what: str) -> None:
+        """Tell every other key of a mapping."""
+        for key, entry in item.entries.items():
+            if key not in known:
+                why = "not carried over: docker run has no such setting"
+                self.reader.ledger.add(f"{what}.{key}", why, line=entry.key_place.line)
+
     # -- devices ------------------------------------------------------------------------------------------------------
 
     def _devices(self, node: Node, what: str) -> Iterator[tuple[Text, ...]]:
-        for item in node.items if isinstance(node, Sequence) else ():
+        for index, item in enumerate(self.reader.items(node)):
             if isinstance(item, Table):
+                self._only(item, ("source", "target", "permissions"), f"{what}[{index}]")
                 steps = [child(item, key) for key in ("source", "target", "permissions")]
                 texts = [self.reader.text(step, what) for step in steps if step is not None]
                 colons = [word for text in texts for word in (literal(":"), text)]
@@ -212,7 +220,7 @@ class Container:
 
     def gpu_requests(self, node: Node, what: str) -> Iterator[tuple[Text, ...]]:
         """``gpus`` as a list, or ``deploy.resources.reservations.devices``, which have one form."""
-        for index, item in enumerate(node.items if isinstance(node, Sequence) else ()):
+        for index, item in enumerate(self.reader.items(node)):
             if not isinstance(item, Table):
                 raise Unsayable("expected a list of devices")
             place = f"{what}[{index}]"
@@ -220,9 +228,7 @@ class Container:
             name = self.reader.plain(driver, place) if driver is not None else "nvidia"
             ids_node = child(item, "device_ids")
             ids = self.reader.words(ids_node, place) if ids_node is not None else ()
-            for key, entry in item.entries.items():
-                if key not in ("driver", "count", "device_ids", "capabilities"):
-                    self.reader.ledger.add(f"{place}.{key}", "not carried over", line=entry.key_place.line)
+            self._only(item, ("driver", "count", "device_ids", "capabilities"), place)
             if name == "cdi":
                 yield from ((literal("--device"), one) for one in ids)
                 continue
@@ -250,8 +256,9 @@ class Container:
         return literal("all") if bare(text) == "-1" else text
 
     def _ulimits(self, node: Node, what: str) -> Iterator[tuple[Text, ...]]:
-        for name, entry in node.entries.items() if isinstance(node, Table) else ():
+        for name, entry in self.reader.entries(node).items():
             if isinstance(entry.node, Table):
+                self._only(entry.node, ("soft", "hard"), f"{what}.{name}")
                 sides = [child(entry.node, side) for side in ("soft", "hard")]
                 texts = [self.reader.text(side, what) for side in sides if side is not None]
                 value = joined(texts[0], literal(":"), texts[1]) if len(texts) == 2 else joined(*texts)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reconciler.config._tree import Node, Scalar, Sequence, Table
+from reconciler.config._tree import Entry, Node, Scalar, Sequence, Table
 from reconciler.config.importers._carry import Ledger
 from reconciler.config.importers._words import Ref, Text, Unsayable, bare, joined, literal, shown
 from reconciler.core.spec import DURATION_PATTERN
@@ -50,6 +51,18 @@ class Reader:
         items = node.items if isinstance(node, Sequence) else (node,)
         return tuple(self.text(item, what) for item in items)
 
+    def items(self, node: Node) -> tuple[Node, ...]:
+        """The items of a list; Unsayable for anything else."""
+        if not isinstance(node, Sequence):
+            raise Unsayable("expected a list", "see the compose reference")
+        return node.items
+
+    def entries(self, node: Node) -> Mapping[str, Entry]:
+        """The entries of a mapping; Unsayable for anything else."""
+        if not isinstance(node, Table):
+            raise Unsayable("expected a mapping", "see the compose reference")
+        return node.entries
+
     def pairs(self, node: Node, what: str) -> tuple[tuple[str, Text | None, int], ...]:
         """``{NAME: value}`` or ``[NAME=value]``, with lines; None where no value is given."""
         if isinstance(node, Table):
@@ -64,7 +77,7 @@ class Reader:
                 for key, entry in node.entries.items()
             )
         found = []
-        for item in node.items if isinstance(node, Sequence) else ():
+        for item in self.items(node):
             text = self.text(item, what)
             name, equals, rest = str(text[0]).partition("=") if text else ("", "", "")
             found.append((name, joined(literal(rest), text[1:]) if equals else None, item.place.line))

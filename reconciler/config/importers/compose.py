@@ -310,6 +310,7 @@ class _Service:
         return int(count)
 
     def _deploy(self, node: Node, what: str) -> None:
+        self.container.reader.entries(node)
         for path, inner, line in _leaves(node, ("resources", "reservations", "limits", "restart_policy")):
             place = ".".join((what, *path))
             try:
