@@ -52,7 +52,8 @@ _SILENT = frozenset({("Service", "PassEnvironment")})
 def read_environment_file(path: str) -> str | None:
     """An environment file of this host; None when it is not there, not a small regular file, no text, or not ours to read."""
     try:
-        with open(path, "rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+        with open(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_FILE:
                 return None
