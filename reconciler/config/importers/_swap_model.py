@@ -13,7 +13,7 @@ from reconciler.config.importers._walk import Section, scalar_text
 from reconciler.config.importers._words import Text, Unsayable, bare, command_line, file_text, joined, literal
 from reconciler.config.importers.contract import Draft, Lost, Understand, Unknown
 from reconciler.core.errors import Rejected
-from reconciler.core.options import ParsedCommand
+from reconciler.core.options import NO_SERVER, ParsedCommand
 from reconciler.core.spec import OptionValue
 
 HEALTH = "/health"
@@ -169,7 +169,11 @@ class Model:
         for program in _names(words[0]):
             try:
                 parsed = self.understand(command_line([program, *without_port[1:]]))
-            except Rejected:
+            except Rejected as refusal:
+                first = refusal.problems[0]
+                if first.code != NO_SERVER:
+                    why = f"the command is kept as it is, because it cannot be read: {first.message}"
+                    self.section.lose("cmd", why, first.hint)
                 continue
             if PLACEHOLDER in repr(parsed):
                 break  # it needs the port in a place that only the whole command has

@@ -93,12 +93,13 @@ def _json(data: bytes, name: str) -> tuple[Table, list[Lost]]:
     try:
         table, lost = read_table(b'{"instances":\n' + data.removeprefix(b"\xef\xbb\xbf") + b"\n}", name)
     except Rejected as refusal:
-        raise Rejected(*(_line_up(problem) for problem in refusal.problems)) from None
+        last = data.rstrip().count(b"\n") + 1
+        raise Rejected(*(_line_up(problem, last) for problem in refusal.problems)) from None
     return _lines_up(table), [_lost_up(one) for one in lost]
 
 
-def _line_up(problem: Problem) -> Problem:
-    return replace(problem, line=max((problem.line or 2) - 1, 1), source=None, also=())
+def _line_up(problem: Problem, last: int) -> Problem:
+    return replace(problem, line=min(max((problem.line or 2) - 1, 1), last), source=None, also=())
 
 
 def _lost_up(lost: Lost) -> Lost:

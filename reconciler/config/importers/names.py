@@ -8,6 +8,8 @@ _NOT_OURS = re.compile(r"[^A-Za-z0-9._-]+")
 _LIMIT = 63
 """Characters of an instance name."""
 _NAMELESS = "model"
+_MACRO = re.compile(r"^(x)-")
+"""What our file reads as a macro, and no instance."""
 
 
 def instance_name(raw: str, taken: set[str]) -> str:
@@ -16,6 +18,7 @@ def instance_name(raw: str, taken: set[str]) -> str:
     ``org/Model:Q4`` becomes ``org-Model-Q4``; a second one of the same letters gets ``-2``.
     """
     base = _NOT_OURS.sub("-", raw).lstrip("._-")[:_LIMIT].rstrip("._-") or _NAMELESS
+    base = _MACRO.sub(r"\1_", base)
     name, count = base, 1
     while name.lower() in taken:
         count += 1

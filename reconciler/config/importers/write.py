@@ -31,6 +31,7 @@ _NAME = "the imported file"
 _VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ASSUMED = "1"
 """Stands for a variable that is not set here while the text is checked: a text and a number at once."""
+_NAMES = "names of instances are letters, digits, '.', '_' and '-', at most 63, and differ in more than case"
 _NEVER_ALONE = ("backend_type", "backend_options")
 """What an instance cannot do without: a complaint about the whole of it ends the instance."""
 
@@ -99,20 +100,19 @@ def write(imported: Imported, *, kind: str, origin: str, load: Load, environ: Ma
 def _named(drafts: tuple[Draft, ...], lost: list[Lost]) -> Mapping[str, Draft]:
     """The drafts by valid and unique names; a name that had to change goes on as an alias."""
     taken: set[str] = set()
+    names = [instance_name(draft.name, taken) for draft in drafts]
     named: dict[str, Draft] = {}
-    for draft in drafts:
-        name = instance_name(draft.name, taken)
-        if name != draft.name:
-            old = draft.body.get("aliases")
-            aliases = [*old] if isinstance(old, list) else []
-            if draft.name.strip() and draft.name.isprintable() and draft.name not in aliases:
-                aliases.insert(0, draft.name)
-            body = {**draft.body, "aliases": aliases} if aliases else draft.body
-            draft = replace(draft, body=body)
-            why = "names of instances are letters, digits, '.', '_' and '-', at most 63, and differ in more than case"
-            cure = f"the instance is called {name}, and requests may go on using the old name, which is its alias"
-            lost.append(Lost(what=f"the name {draft.name!r}", why=why, cure=cure, line=draft.line, file=draft.file))
+    for name, draft in zip(names, drafts, strict=True):
         named[name] = draft
+        if name == draft.name:
+            continue
+        cure = f"the instance is called {name}"
+        if draft.name.strip() and draft.name.isprintable() and draft.name not in names:
+            old = draft.body.get("aliases")
+            others = [alias for alias in old if alias != draft.name] if isinstance(old, list) else []
+            named[name] = replace(draft, body={**draft.body, "aliases": [draft.name, *others]})
+            cure += ", and requests may go on using the old name, which is its alias"
+        lost.append(Lost(what=f"the name {draft.name!r}", why=_NAMES, cure=cure, line=draft.line, file=draft.file))
     return named
 
 
@@ -140,10 +140,9 @@ def _take_out(work: _Work, text: str, refusal: Rejected) -> None:
         if not target:
             raise refusal
         found.setdefault(target, problem)
-    whole = {path[:2] for path in found if len(path) == 2 and path[0] == "instances"}
     for path in sorted(found, key=lambda path: [(isinstance(step, str), step) for step in path], reverse=True):
-        if path[:2] in whole and len(path) > 2:
-            continue  # goes with its instance
+        if any(path[:length] in found for length in range(1, len(path))):
+            continue  # goes with what it is in
         _remove(work, path)
         work.lost.append(_loss(work, path, found[path]))
 

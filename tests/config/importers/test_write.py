@@ -1,0 +1,133 @@
+"""What is printed loads: names, refused settings, variables, and everything that a draft may hold."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import JsonValue
+
+from reconciler import app
+from reconciler.config import load
+from reconciler.config.importers import discover
+from reconciler.config.importers.contract import Draft, Imported
+from reconciler.config.importers.names import instance_name
+from reconciler.config.importers.write import Written, merged, write
+from reconciler.core.spec import NAME_PATTERN, Fleet
+
+
+def fleet_of(text: str | bytes, **environ: str) -> Fleet:
+    """The loader's own reading."""
+    data = text.encode() if isinstance(text, str) else text
+    return load.load_text(data, name="printed", backends=app._backends(), environ=environ)
+
+
+def written(*drafts: Draft, sections: dict[str, dict[str, JsonValue]] | None = None, **environ: str) -> Written:
+    """These drafts as a file."""
+    return write(
+        Imported(drafts=drafts, sections=sections or {}),
+        kind="test",
+        origin="there",
+        load=lambda text, variables: fleet_of(text, **variables),
+        environ=environ,
+    )
+
+
+def draft(name: str, /, **settings: JsonValue) -> Draft:
+    """A simulated instance."""
+    body: dict[str, JsonValue] = {"backend_type": "simulator", "backend_options": {"model": "x"}, **settings}
+    return Draft(name=name, body=body, line=3)
+
+
+def test_importers_are_found_by_their_folder() -> None:
+    found = discover()
+    assert {"llama-swap", "preset-ini", "llamactl-json"} <= set(found)
+    assert all(kind == one.kind and one.help for kind, one in found.items())
+
+
+@given(st.lists(st.text(max_size=80), max_size=12))
+def test_names_are_always_valid_and_differ_in_more_than_case(raws: list[str]) -> None:
+    taken: set[str] = set()
+    names = [instance_name(raw, taken) for raw in raws]
+    assert all(re.fullmatch(NAME_PATTERN, name) for name in names)
+    assert len({name.lower() for name in names}) == len(names)
+
+
+def test_a_valid_name_is_kept() -> None:
+    assert instance_name("Qwen2.5-7B_q4", set()) == "Qwen2.5-7B_q4"
+
+
+def test_names_that_differ_in_case_only_are_both_kept_reachable() -> None:
+    made = written(draft("Qwen"), draft("qwen"), draft("a/b:c"), draft("§"))
+    fleet = fleet_of(made.text)
+    assert list(fleet.instances) == ["Qwen", "qwen-2", "a-b-c", "model"]
+    assert [spec.aliases for spec in fleet.instances.values()] == [(), ("qwen",), ("a/b:c",), ("§",)]
+    assert len(made.lost) == 3
+
+
+def test_a_setting_that_the_loader_refuses_goes_and_its_instance_stays() -> None:
+    made = written(
+        draft("a", aliases=["b", "fine", "fine"], port=99999, labels={"n": 3}, nonsense=True),
+        draft("b.c", backend_options={"model": "x", "no-such": 1, "load-seconds": "soon"}),
+    )
+    fleet = fleet_of(made.text)
+    assert fleet.instances["a"].aliases == ("b", "fine")
+    assert fleet.instances["b.c"].backend_options == {"model": "x"}
+    assert {one.what for one in made.lost} == {
+        *("a: aliases[2]", "a: port", "a: labels.n", "a: nonsense"),
+        *("b.c: backend_options.no-such", "b.c: backend_options.load-seconds"),
+    }
+    assert all(one.line == 3 and one.why for one in made.lost)
+
+
+def test_an_instance_that_cannot_do_without_it_goes_as_a_whole() -> None:
+    made = written(Draft(name="gone", body={"backend_type": "custom", "backend_options": {}}), draft("kept"))
+    assert list(fleet_of(made.text).instances) == ["kept"]
+    assert [one.what for one in made.lost] == ["gone"]
+    assert "instances: {}" in written(Draft(name="x", body={})).text
+
+
+def test_a_section_that_is_refused_goes() -> None:
+    made = written(draft("a"), sections={"server": {"port_range": "1-99999999"}, "backends": {"nothing": 1}})
+    assert fleet_of(made.text).server.port_range == "8100-8999"
+    assert len(made.lost) == 2
+
+
+def test_a_variable_that_is_not_set_here_stays_and_is_named() -> None:
+    made = written(draft("a", environment={"X": "${NOT_SET}/x", "Y": "$${LITERAL}"}))
+    assert [one.what for one in made.lost] == ["${NOT_SET}"]
+    assert fleet_of(made.text, NOT_SET="v").instances["a"].environment == {"X": "v/x", "Y": "${LITERAL}"}
+    assert written(draft("a", environment={"X": "${SET}"}), SET="v").lost == ()
+
+
+def test_the_file_says_where_it_comes_from() -> None:
+    first, second = written(draft("a")).text.splitlines()[:2]
+    assert first == "# yaml-language-server: $schema=./schemas/llamactl.schema.json"
+    assert second == "# Made by `llamactl import test` from there."
+
+
+def test_several_files_are_one_and_each_loss_names_its_own() -> None:
+    parts = [(name, Imported(drafts=(draft("same"),), sections={})) for name in ("one.json", "two.json")]
+    both = merged(parts)
+    made = written(*both.drafts)
+    assert [one.file for one in made.lost] == ["two.json"]
+    assert set(made.instances) == {"same", "same-2"}
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_SETTINGS = st.sampled_from(
+    ["aliases", "environment", "labels", "port", "restart", "state", "stop", "extra_args", "x-a"]
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.text(max_size=10), st.dictionaries(_SETTINGS, _VALUES, max_size=3)), max_size=3))
+def test_whatever_a_draft_holds_what_is_printed_loads(drafts: list[tuple[str, dict[str, JsonValue]]]) -> None:
+    made = written(*(draft(name, **body) for name, body in drafts))
+    environ = {one.what[2:-1]: "1" for one in made.lost if one.what.startswith("${")}
+    assert set(fleet_of(made.text, **environ).instances) == set(made.instances)
