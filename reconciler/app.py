@@ -85,13 +85,13 @@ def check_probed(file: Path | None, environ: Mapping[str, str], known: Installed
     return load_probed(source.find_file(file, environ), environ, known, tell)
 
 
-def plan_offline(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
+def plan_offline(file: Path | None, environ: Mapping[str, str], state_dir: Path | None = None) -> dict[str, Any]:
     """The plan for an empty host, in the form of the API's answer."""
     from reconciler.control.preview import preview, preview_json
     from reconciler.core.desired import expand
     from reconciler.core.observed import World
 
-    known = installed(environ)
+    known = installed(environ, state_dir)
     fleet = check(file, environ, known)
     after = expand(fleet, known.backends, environ)
     changes, steps = preview({}, after, World(), now=0.0, limit=fleet.server.max_parallel_replacements)

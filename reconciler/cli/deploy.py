@@ -65,7 +65,7 @@ def plan(ctx: click.Context, file: Path | None, detailed_exitcode: bool, output:
         from reconciler.app import plan_offline
 
         note("no daemon runs here and none was named: this is the plan for an empty host")
-        answer = Node(plan_offline(file, session.environ), "the plan")
+        answer = Node(plan_offline(file, session.environ, session.state_dir), "the plan")
     else:
         answer = ask_for_plan(Client(target), _chosen(session, file))
     _print_plan(answer, output)
