@@ -43,6 +43,7 @@ MUST_SAY: Mapping[str, str] = {
     "instances/my-vllm-model \\": r'"name": ?"my-vllm-model"',
     "v1/chat/completions": r"Hello!",
     "status -o wide": r"qwen +vllm +running +ready",
+    "import llama-swap": r"swap\.yaml:7: models\.phi\.concurrencyLimit: ",
     "simulate vllm --help": r"--load-seconds",
 }
 """What a block that holds the first must print: a story whose commands all end well and say nothing is no story."""

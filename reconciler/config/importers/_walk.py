@@ -26,6 +26,8 @@ class Section:
     lost: list[Lost]
     """Shared by all sections of one import."""
     taken: set[str] = field(default_factory=set)
+    begins: int | None = None
+    """The line of the key that holds it, where there is one."""
 
     def path(self, key: str) -> str:
         """``models.qwen.ttl``."""
@@ -34,7 +36,9 @@ class Section:
     def line(self, key: str | None = None) -> int:
         """The line of a key, or of the section."""
         entry = self.table.entries.get(key) if key is not None else None
-        return entry.key_place.line if entry is not None else self.table.place.line
+        if entry is not None:
+            return entry.key_place.line
+        return self.begins if self.begins is not None else self.table.place.line
 
     def lose(self, key: str, why: str, cure: str | None = None) -> None:
         """Report a key."""
@@ -73,7 +77,7 @@ class Section:
         if node is None:
             return None
         if isinstance(node, Table):
-            return Section(node, self.path(key), self.lost)
+            return Section(node, self.path(key), self.lost, begins=self.line(key))
         self.lose(key, "a mapping was expected here")
         return None
 
