@@ -126,7 +126,7 @@ class Changer:
         merge = own.pop("<<", None) if "<<" not in before else None
         inherited = before.keys() - own.keys()
         gone = [own[key] for key in own if key not in new]
-        if merge is not None and inherited - new.keys():  # a merge brings all or nothing
+        if merge is not None and _brought(merge.value) - new.keys():  # a merge brings all or nothing
             gone.append(merge)
             inherited = set()
         kept = len(node.entries) - len(gone)
@@ -195,6 +195,18 @@ def hand_over(splicer: Splicer, node: Node, tree: _tree.Node) -> None:
         splicer.cut(node.start, node.body)
     else:
         splicer.cut(owner[1].mark, anchor_end)
+
+
+def _brought(merged: Node) -> set[str]:
+    """The keys that a merge's value brings, those that are overruled included."""
+    node = merged.target or merged
+    keys: set[str] = set()
+    for entry in node.entries:
+        if entry.name is None or entry.name == "<<":
+            keys |= _brought(entry.value)
+        else:
+            keys.add(entry.name)
+    return keys
 
 
 def _entry_of(node: Node, wanted: Node) -> tuple[Node, Entry] | None:

@@ -16,6 +16,7 @@ from reconciler.config._guard import MAX_ALIASES
 from reconciler.config._layout import Kind, Layout, Lines
 from reconciler.config._parse import parse, split_lines
 from reconciler.config._render import block
+from reconciler.config._snippet import lines
 from reconciler.config._splice import Splicer, Unsupported
 from reconciler.core.errors import Missing, Problem, Rejected
 
@@ -66,7 +67,7 @@ def set_enabled(text: str, name: str, enabled: bool) -> str:
 
 def snippet(name: str, body: Mapping[str, JsonValue]) -> str:
     """One instance as YAML, ready to be put into a file."""
-    return "\n".join(block({"instances": {name: dict(body)}}, 2)) + "\n"
+    return "\n".join(lines({"instances": {name: dict(body)}})) + "\n"
 
 
 def _with_notes(old: JsonValue, new: Mapping[str, JsonValue]) -> Document:
@@ -74,8 +75,11 @@ def _with_notes(old: JsonValue, new: Mapping[str, JsonValue]) -> Document:
     if not isinstance(old, dict):
         return dict(new)
     kept = {key: value for key, value in old.items() if key.startswith("x-") and key not in new}
-    deeper = {key: _with_notes(old.get(key), value) if isinstance(value, dict) else value for key, value in new.items()}
-    return {**kept, **deeper}
+    merged = {
+        key: _with_notes(old.get(key), value) if isinstance(value, dict) and not key.startswith("x-") else value
+        for key, value in new.items()
+    }
+    return {**kept, **merged}
 
 
 def _refused(why: str, place: Problem | None = None) -> Rejected:

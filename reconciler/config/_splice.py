@@ -155,20 +155,26 @@ class Splicer:
                 self.put(head.start, "".join(f"{text}, " for text in new))
             return
         if not self._owns_lines(container, len(container.entries) - 1):
-            self.put(last.end, self._apart(last) + "".join(f", {text}" for text in new))
+            at, space = self._behind_value(last)
+            self.put(at, space + "".join(f", {text}" for text in new))
             return
         comma = self.layout.comma(last.end, container.end)
         if comma is None:
-            self.put(last.end, self._apart(last) + ",")
+            at, space = self._behind_value(last)
+            self.put(at, f"{space},")
         at = self.lines.after(last.end if comma is None else comma)
         prefix, newline = self.lines.prefix(last.start), self.lines.ending(at)
         ends = [","] * (len(new) - 1) + ["," if comma is not None else ""]
         self.put(at, "".join(f"{prefix}{text}{end}{newline}" for text, end in zip(new, ends, strict=True)))
 
-    @staticmethod
-    def _apart(entry: Entry) -> str:
-        """A comma right behind a colon would be read as text."""
-        return " " if entry.key is not None and entry.end == entry.mark and entry.mark != entry.key.end else ""
+    def _behind_value(self, entry: Entry) -> tuple[int, str]:
+        """Where a comma goes behind an entry, and a space if it needs one: right behind a colon it would be read as text."""
+        if entry.key is None or entry.end != entry.mark or entry.mark == entry.key.end:
+            return entry.end, ""
+        at = entry.end
+        while self.text[at] in " \t":
+            at += 1
+        return at, "" if at > entry.end else " "
 
     def _owns_lines(self, container: Node, index: int) -> bool:
         """Whether an entry between brackets has its lines for itself (its comma and a comment aside)."""
@@ -194,11 +200,21 @@ class Splicer:
             if entry not in gone:
                 continue
             if not self.lines.prefix(entry.start).strip(" "):
-                self.cut(self._before(entry, column), self.behind(entry, column))
+                stop = self.behind(entry, column)
+                if index and self._keeps_blanks(entries[index - 1].value):
+                    while stop < self.layout.finish and not self.text[stop : self.lines.end(stop)].strip(" "):
+                        stop = self.lines.after(stop)
+                self.cut(self._before(entry, column), stop)
             elif index + 1 < len(entries):
                 self.cut(entry.start, entries[index + 1].start)
             else:
                 raise Unsupported("something else stands before it on its line", entry.start)
+
+    def _keeps_blanks(self, node: Node) -> bool:
+        """Whether blank lines right below a value are part of it (``|+``): those behind a neighbour that goes must go too."""
+        while node.in_block and node.entries:
+            node = node.entries[-1].value
+        return node.literal and "+" in self.text[node.body : self.layout.header(node)]
 
     def _remove_flow(self, container: Node, first: int, last: int) -> None:
         """Entries between brackets, from the first to the last."""
