@@ -15,7 +15,7 @@ import psutil
 
 _NESTED = re.compile(r"^NSpid:\s+\d+\s+\d+", re.MULTILINE)
 """More than one pid: the process lives in a pid namespace below ours, that is in a container (proc_pid_status(5))."""
-_SERVICE = re.compile(r"/([^/\n]+\.service)(?:/[^\n]*)?$", re.MULTILINE)
+_SERVICE = re.compile(r"/(?!user@)([^/\n]+\.service)(?=/|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +137,8 @@ def _proc(pid: int, name: str) -> str:
 
 
 def _service(cgroup: str) -> str | None:
-    found = _SERVICE.search(cgroup)
-    return found[1] if found is not None and not found[1].startswith("user@") else None
+    found = _SERVICE.findall(cgroup)
+    return str(found[-1]) if found else None
 
 
 def _files(directory: str | None, argv: tuple[str, ...]) -> frozenset[str]:

@@ -66,7 +66,10 @@ class _Search:
             meaning = self._meaning(one)
             if meaning is not None:
                 self.meant[one.pid] = meaning
-        drafts = [draft for one in self.found if one.pid in self.meant and (draft := self._draft(one)) is not None]
+        drafts: list[Draft] = []
+        for one in self.found:
+            draft = self._draft(one, {each.name for each in drafts}) if one.pid in self.meant else None
+            drafts += [] if draft is None else [draft]
         hidden = sum(one.argv is None for one in self.found)
         if hidden:
             why = f"{hidden} processes of other users may not be looked at: servers among them are not seen"
@@ -93,7 +96,7 @@ class _Search:
             chain.append(at)
         return chain
 
-    def _draft(self, one: Running) -> Draft | None:
+    def _draft(self, one: Running, taken: set[str]) -> Draft | None:
         above = self._above(one)
         if any(isinstance(self.meant.get(each.pid), ParsedCommand) for each in above):
             return None  # a worker of a server, or the server behind `uv run`
@@ -114,7 +117,8 @@ class _Search:
             cure = "import its compose file, or give its docker run line to llamactl parse"
             self.ledger.add(f"{what} {meaning.name}", "left out: it runs in a container", cure)
             return None
-        return self._instance(one, meaning.name, details)
+        name = meaning.name if meaning.name not in taken else f"{meaning.name}-{(*details.ports, one.pid)[0]}"
+        return self._instance(one, name, details)
 
     def _refused(self, one: Running, rejected: Rejected) -> None:
         below = (each for each in self.found if one in self._above(each))
@@ -143,7 +147,7 @@ class _Search:
         body = body_of(parsed, more, ledger, what)
         self._notes(one, details, others, what)
         self.ledger.lost += ledger.lost
-        return Draft(name=parsed.name, body=body)
+        return Draft(name=name, body=body)
 
     def _environment(self, details: Details, ledger: Ledger, what: str) -> tuple[list[tuple[str, Text]], int]:
         """The variables that servers look at, secrets as references; how many others there are."""
@@ -162,9 +166,7 @@ class _Search:
         why = f"it is still running{f' and holds {held}' if held else ''}, beside the instance that is made from it"
         cure = f"stop it before you apply (pid {one.pid})"
         if details.service is not None:
-            cure = (
-                f"systemctl disable --now {details.service} before you apply; `llamactl import systemd` reads that unit"
-            )
+            cure += f", by its unit {details.service} if that is what runs it; `llamactl import systemd` reads units"
         self.ledger.add(what, why, cure)
         if details.directory is None:
             self.ledger.add(what, "its folder may not be read", "set working_directory if its paths are relative")

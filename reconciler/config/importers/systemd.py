@@ -197,17 +197,13 @@ class _Unit:
 
     def _parsed(self, text: str, what: str, line: int) -> ParsedCommand | None:
         try:
-            parsed = self.understand(text)
+            self.understand(text)
         except Rejected as rejected:
-            if not names_no_server(rejected):
-                return understood(text, what, self.ledger, self.understand, line=line)
-            parsed = understood(text, what, self.ledger, self.unknown, line=line)
-            if parsed is not None:
+            if names_no_server(rejected):
                 why = "no server that llamactl knows: the instance runs exactly these words"
                 self.ledger.add(what, why, "put {port} and {host} where its port and address stand", line=line)
-            return parsed
-        self.ledger.warnings(what, parsed, line=line)
-        return parsed
+                return understood(text, what, self.ledger, self.unknown, line=line)
+        return understood(text, what, self.ledger, self.understand, line=line)
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
