@@ -54,6 +54,10 @@ Unknown = Callable[[str], ParsedCommand]
 """The same for a command of no known server: it becomes an instance that runs exactly these words."""
 
 
+ELSEWHERE = "external"
+"""The ``backend_type`` of a server that somebody else runs: what other tools call a peer or a remote."""
+
+
 class Importer(Protocol):
     """One kind of foreign file. The module ``importers/X.py`` offers one as ``IMPORTER``."""
 
@@ -67,6 +71,7 @@ class Importer(Protocol):
     def read(self, data: bytes, *, name: str, understand: Understand, unknown: Unknown) -> Imported:
         """The file's instances and everything that is lost. Rejected, with ``name``, line and column, for what is no such file.
 
+        An importer with a ``pattern`` (``*.json``) takes folders too: it is given each file of that pattern by itself.
         ``name`` is the file as the user named it, ``<stdin>`` for standard input; ``data`` is 1 MiB at most.
         """
         ...

@@ -15,7 +15,7 @@ from reconciler.config.importers._macros import Macros, Undefined, as_text
 from reconciler.config.importers._swap_model import REASONS, Defaults, Model
 from reconciler.config.importers._walk import Section, read_table, scalar_text
 from reconciler.config.importers._words import Text, Unsayable, bare, file_text, refs
-from reconciler.config.importers.contract import Draft, Imported, Lost, Understand, Unknown
+from reconciler.config.importers.contract import ELSEWHERE, Draft, Imported, Lost, Understand, Unknown
 from reconciler.core.spec import OptionValue
 
 _PORTS = 900
@@ -179,7 +179,7 @@ class _File:
                 continue
             options: dict[str, OptionValue] = {"url": url, "model": model.replace("${", "$${"), **key}
             drafts.append(
-                Draft(name=model, body={"backend_type": "external", "backend_options": options}, line=item.place.line)
+                Draft(name=model, body={"backend_type": ELSEWHERE, "backend_options": options}, line=item.place.line)
             )
         peer.rest(_PEER_REASONS)
         return drafts
