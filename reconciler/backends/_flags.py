@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from reconciler.backends._hints import for_a_list
 from reconciler.backends._values import ValueProblem, accepts_text, decode_json, item_text, read_bool, shown
 from reconciler.backends._vocabulary import Kind, Option, Syntax, Type, Vocabulary
 from reconciler.core.contracts import OptionProblem
@@ -133,7 +134,7 @@ def option_words(syntax: Syntax, option: Option, value: JsonValue) -> tuple[str,
             return _switch(option, value)
         case Kind.VALUE:
             if isinstance(value, list) and option.type is not Type.JSON:
-                raise ValueProblem(f"{option.flag} takes one value, not a list")
+                raise ValueProblem(f"{option.flag} takes one value, not a list", hint=for_a_list(option, value))
             return _glued(syntax, option.flag, item_text(option, value))
         case Kind.APPEND:
             texts = _items(option, value)
@@ -149,6 +150,11 @@ def option_words(syntax: Syntax, option: Option, value: JsonValue) -> tuple[str,
             return _listed(option, _items(option, value))
 
 
+def _ends_flags(flag: str, item: int | None = None) -> ValueProblem:
+    """Python's argparse drops ``--`` wherever it stands, even behind ``=`` (3.11), and hands on an empty list."""
+    return ValueProblem(f"{flag} cannot take the text --: argparse reads it as the end of all flags", item=item)
+
+
 def _switch(option: Option, value: JsonValue) -> tuple[str, ...]:
     if read_bool(option, value):
         return (option.flag,)
@@ -161,6 +167,8 @@ def _switch(option: Option, value: JsonValue) -> tuple[str, ...]:
 
 def _glued(syntax: Syntax, flag: str, text: str) -> tuple[str, ...]:
     """Flag and value; as one word where argparse would take the value for a flag."""
+    if text == "--" and syntax is not Syntax.LLAMA:
+        raise _ends_flags(flag)
     if text.startswith("-") and syntax is not Syntax.LLAMA:
         return (f"{flag}={text}",)
     return (flag, text)
@@ -181,11 +189,15 @@ def _items(option: Option, value: JsonValue) -> tuple[str, ...]:
 
 
 def _listed(option: Option, texts: tuple[str, ...]) -> tuple[str, ...]:
+    if "--" in texts:
+        raise _ends_flags(option.flag, texts.index("--"))
     if len(texts) == 1 and texts[0].startswith("-"):
         return (f"{option.flag}={texts[0]}",)
     for at, text in enumerate(texts):
         if text.startswith("-") and not NEGATIVE_WHOLE.fullmatch(text):
-            raise ValueProblem(f"{option.flag} cannot take {shown(text)} in a list: it reads as a flag there", item=at)
+            raise ValueProblem(
+                f"{option.flag} cannot take {shown(text, option)} in a list: it reads as a flag there", item=at
+            )
     return (option.flag, *texts)
 
 
@@ -200,7 +212,9 @@ def comma_text(option: Option, value: JsonValue) -> str:
     texts = _items(option, value)
     for at, text in enumerate(texts):
         if "," in text:
-            raise ValueProblem(f"{option.flag} cannot take {shown(text)} in a list: it is joined by commas", item=at)
+            raise ValueProblem(
+                f"{option.flag} cannot take {shown(text, option)} in a list: it is joined by commas", item=at
+            )
     return ",".join(texts)
 
 

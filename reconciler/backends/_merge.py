@@ -53,7 +53,7 @@ def _fits(form: Plain, key: str) -> bool:
     match key:
         case "repeat":
             fits = form["kind"] == "comma"
-        case "text":
+        case "text" | "mapping" | "ordered":
             fits = form["type"] == "json"
         case "help":
             fits = not form.get("help")  # the installed program's own text is of its own version

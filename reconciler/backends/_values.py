@@ -8,10 +8,10 @@ import json
 import math
 import re
 import unicodedata
-from difflib import get_close_matches
 
 from pydantic import JsonValue
 
+from reconciler.backends._hints import broken_json, nearest, said_bool
 from reconciler.backends._vocabulary import Kind, Option, Type
 
 TRUE_TEXTS = ("true", "True", "TRUE")
@@ -39,6 +39,8 @@ def shown(value: object, option: Option | None = None) -> str:
     """A value for a message: short, without control characters, never a secret."""
     if option is not None and option.secret:
         return "the given value"
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text[: _LONGEST_SHOWN + 1])
     return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…")
@@ -61,10 +63,10 @@ def expected(option: Option) -> str:
     else:
         base = {
             Type.BOOL: "true or false",
-            Type.INT: "a whole number",
-            Type.FLOAT: "a number",
+            Type.INT: "a whole number" + _limits(option),
+            Type.FLOAT: "a number" + _limits(option),
             Type.STR: "text",
-            Type.JSON: "JSON (a YAML mapping or list)",
+            Type.JSON: "a JSON mapping" if option.mapping else "JSON (a YAML mapping or list)",
             Type.ANY: "a word or a number",
         }[option.type]
     also = [*option.words]
@@ -75,17 +77,37 @@ def expected(option: Option) -> str:
     return " or ".join([base, *also])
 
 
-def _wrong(option: Option, value: object, *, hint: str | None = None) -> ValueProblem:
-    if hint is None and option.choices:
-        close = get_close_matches(str(value), [str(choice) for choice in option.choices], n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else None
+def _limits(option: Option) -> str:
+    """``from 1 to 65535``, ``above 0, at most 1``; empty without limits."""
+    if option.minimum is not None and option.maximum is not None:
+        return f" from {option.minimum:g} to {option.maximum:.10g}"
+    limits = {"of at least": option.minimum, "above": option.above, "at most": option.maximum, "below": option.below}
+    said = [f"{word} {edge:.10g}" for word, edge in limits.items() if edge is not None]
+    return " " + " and ".join(said) if said else ""
+
+
+def _within(option: Option, number: float) -> bool:
+    """Whether the server takes a number of this worth."""
+    return not (
+        (option.minimum is not None and number < option.minimum)
+        or (option.maximum is not None and number > option.maximum)
+        or (option.above is not None and number <= option.above)
+        or (option.below is not None and number >= option.below)
+    )
+
+
+def _wrong(option: Option, value: JsonValue, *, hint: str | None = None) -> ValueProblem:
+    if hint is None and not option.secret:
+        hint = nearest(option, value)
     return ValueProblem(f"{option.flag} takes {expected(option)}, not {shown(value, option)}", hint=hint)
 
 
 def item_text(option: Option, value: JsonValue) -> str:
     """One value as one command line word; raises ValueProblem."""
     if value is None:
-        raise ValueProblem(f"{option.flag} has no value", hint="give one, or remove the line")
+        raise ValueProblem(
+            f"{option.flag} has no value; it takes {expected(option)}", hint="give one, or remove the line"
+        )
     text = _json_text(option, value) if option.type is Type.JSON else _plain_text(option, value)
     check_text(text, multiline=option.multiline or option.type is Type.JSON)
     return text
@@ -95,22 +117,19 @@ def _plain_text(option: Option, value: JsonValue) -> str:
     if isinstance(value, bool):
         if {"on", "off"} <= set(option.choices):
             return "on" if value else "off"
-        raise _wrong(option, value, hint='quote it if the word is meant: "true"' if option.type is Type.STR else None)
+        raise _wrong(option, value)
     if isinstance(value, str):
         if not accepts_text(option, value):
             raise _wrong(option, value)
         return value
     if isinstance(value, int):
-        if option.type is Type.STR:
-            raise _wrong(option, value, hint=f'quote it: "{value}"')
-        if option.choices and value not in option.choices:
+        if option.type is Type.STR or (option.choices and value not in option.choices):
             raise _wrong(option, value)
-        return str(value)
-    if isinstance(value, float):
-        if not math.isfinite(value) or option.type not in (Type.FLOAT, Type.ANY):
-            raise _wrong(option, value, hint="quote it" if option.type is Type.STR else None)
-        return repr(value)
-    raise _wrong(option, value)
+    elif not isinstance(value, float) or not math.isfinite(value) or option.type not in (Type.FLOAT, Type.ANY):
+        raise _wrong(option, value)
+    if not _within(option, value):
+        raise _wrong(option, value)
+    return str(value) if isinstance(value, int) else repr(value)
 
 
 def accepts_text(option: Option, text: str) -> bool:
@@ -123,22 +142,37 @@ def accepts_text(option: Option, text: str) -> bool:
         return text in {str(choice) for choice in option.choices}
     match option.type:
         case Type.INT:
-            return re.fullmatch(INT_TEXT, text) is not None
+            return re.fullmatch(INT_TEXT, text) is not None and _within(option, float(text))
         case Type.FLOAT:
-            return re.fullmatch(FLOAT_TEXT, text) is not None
+            return re.fullmatch(FLOAT_TEXT, text) is not None and _within(option, float(text))
         case _:
             return True
 
 
 def _json_text(option: Option, value: JsonValue) -> str:
     if isinstance(value, str):
-        if option.text or _reads_as_json(value) or (option.nullable and value in ("None", "")):
+        if option.text or (option.nullable and value in ("None", "")):
             return value
-        raise _wrong(option, value, hint="write it as a YAML mapping or list")
+        if not _reads_as_json(value):
+            raise _broken(option, value)
+        if option.mapping and not value.lstrip().startswith("{"):
+            raise _wrong(option, value)
+        return value
+    if option.mapping and not isinstance(value, dict):
+        raise _wrong(option, value)
     try:
-        return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return json.dumps(
+            value, sort_keys=not option.ordered, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        )
     except ValueError:
         raise _wrong(option, value, hint="JSON knows no infinity and no NaN") from None
+
+
+def _broken(option: Option, text: str) -> ValueProblem:
+    """Text that is no JSON. It is not repeated: what does not parse may hold a secret that nobody finds in it."""
+    where, cure = broken_json(text) or ("", None)
+    message = f"{option.flag} takes {expected(option)}, and this text is not JSON: {where}"
+    return ValueProblem(message, hint=cure or nearest(option, text))
 
 
 def is_json(text: str) -> bool:
@@ -185,7 +219,7 @@ def _json_value(option: Option, text: str) -> JsonValue:
         if option.text or "${" in text or _reads_as_json(text) or (option.nullable and text in ("None", "")):
             return text
         raise ValueProblem(
-            f"{option.flag} takes {expected(option)}, and {shown(text, option)} is not JSON",
+            _broken(option, text).message,
             hint="put single quotes around the whole JSON text, so that the shell leaves its double quotes alone",
         )
     return value
@@ -227,4 +261,6 @@ def read_bool(option: Option, value: JsonValue) -> bool:
         return True
     if isinstance(value, str) and value in FALSE_TEXTS:
         return False
-    raise ValueProblem(f"{option.flag} takes true or false, not {shown(value, option)}")
+    said = said_bool(value)
+    hint = None if said is None else f"write {str(said).lower()}"
+    raise ValueProblem(f"{option.flag} takes true or false, not {shown(value, option)}", hint=hint)

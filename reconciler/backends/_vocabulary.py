@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from reconciler.backends._merge import NO_NOTES, merged
+from reconciler.backends._nearest import Index, index, nearest
 
 
 class Kind(StrEnum):
@@ -89,6 +90,10 @@ class Option:
     """The server reads ``None`` and the empty text as absent."""
     text: bool = False
     """A JSON option that also takes plain text."""
+    mapping: bool = False
+    """A JSON option that takes a mapping only."""
+    ordered: bool = False
+    """A JSON option in which the order of keys means something."""
     multiline: bool = False
     """Line breaks and tabs belong to its values (templates, grammars)."""
     default: JsonValue = None
@@ -243,8 +248,11 @@ class Vocabulary:
         glued = re.fullmatch(r"(-[A-Za-z]+)=?(\d+)", flag)
         if glued and glued[1] in self._by_flag:
             return f"{glued[1]} {glued[2]}"
-        close = get_close_matches(wanted, self._by_flag, n=1, cutoff=0.6)
-        return close[0] if close else None
+        return nearest(wanted, self._flag_pairs)
+
+    @cached_property
+    def _flag_pairs(self) -> Index:
+        return index(self._by_flag)
 
 
 def _index(pairs: Iterable[tuple[str, Option]]) -> dict[str, Option]:

@@ -62,9 +62,9 @@ def one(option: Option) -> st.SearchStrategy[JsonValue]:
         case Type.FLOAT:
             return words | (_floats(option) if bounded else FLOATS)
         case Type.JSON:
-            return (
-                JSON_MAPPING if option.text else JSON_MAPPING | st.lists(JSON_SCALAR, max_size=3) | INTS | st.booleans()
-            )
+            if option.text or option.mapping:
+                return JSON_MAPPING
+            return JSON_MAPPING | st.lists(JSON_SCALAR, max_size=3) | INTS | st.booleans()
         case Type.ANY:
             return st.integers(0, 9) | st.sampled_from(["0,1", "word", "-x", "007", "1e3"])
         case Type.STR | Type.BOOL:
