@@ -278,8 +278,8 @@ class _Reader:
             return
         if any(dash in name for dash in DASHES):
             _tokens.refuse(word, "there is a long dash in this flag", "write - and -- with the plain minus sign")
-        before = self.done.unknown[-1] if self.done.unknown else None
-        behind_secret = before is not None and before is self.words[self.at - 2] and secret_flag(before.text)
+        before = self.words[self.at - 2].text if self.at > 1 else ""
+        behind_secret = "=" not in before and (secret_flag(before) or _SECRET.fullmatch(before) is not None)
         said = "this flag" if behind_secret else flag_named(word.text)
         self.done.extra.append(word.text)
         self.done.unknown.append(word)

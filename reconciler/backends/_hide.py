@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from reconciler.backends._tokens import LONGEST_COMMAND, Word, lines_of
+from reconciler.backends._tokens import Word, lines_of
 from reconciler.core.errors import Rejected
 from reconciler.core.secrets import is_secret_flag, is_secret_name, secrets_in
 
@@ -29,6 +29,8 @@ _WORD = re.compile(r"""(?:'[^']*'?|"(?:[^"\\]|\\.)*"?|\\.|[^\s'"\\]+)+""", re.DO
 _ASSIGNED = re.compile(r"""["']?([A-Za-z_][A-Za-z0-9_]*)=(?!["']?\$)""")
 _INNER_ASSIGNED = re.compile(r"""[\s'"][A-Z_][A-Z0-9_]*=""")
 _PLAIN = re.compile(r"[\w./:@+-]{1,60}")
+_LONGEST_SHOWN = 16 * 1024
+"""Characters of a command of which a line is shown at all: masking costs 1 µs for each."""
 _LONGEST_SOURCE = 400
 """Characters of a line that a problem carries."""
 
@@ -70,7 +72,7 @@ def with_source(rejected: Rejected, command: str, shows: Callable[[str], bool]) 
 
     ``shows`` tells whether the value of a flag may be shown: a known flag that is no secret.
     """
-    if len(command) > LONGEST_COMMAND:
+    if len(command) > _LONGEST_SHOWN:
         return rejected
     text = lines_of(command)
     masked = list(text)

@@ -70,7 +70,7 @@ def _styled(value: JsonValue) -> Any:
         case list():
             return [_styled(item) for item in value]
         case str():
-            if _is_lines(value):
+            if is_lines(value):
                 return LiteralScalarString(value)
             odd = _OLD_YAML.fullmatch(value) or not value.isprintable()
             return DoubleQuotedScalarString(value) if odd else value
@@ -78,7 +78,7 @@ def _styled(value: JsonValue) -> Any:
             return value
 
 
-def _is_lines(text: str) -> bool:
+def is_lines(text: str) -> bool:
     """Text that is best shown as lines: each visible from its first to its last character."""
     lines = text.removesuffix("\n").split("\n")
     return len(lines) > 1 and all(line and line.isprintable() and line == line.strip() for line in lines)
