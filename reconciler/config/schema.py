@@ -65,7 +65,7 @@ def structure_schema(kinds: Iterable[str]) -> Schema:
     settings["backend_type"]["enum"] = sorted(kinds)
     for name, setting in settings.items():
         if "$ref" in setting:
-            settings[name] = _section(setting["$ref"].rpartition("/")[2], definitions)
+            settings[name] = _section(setting["$ref"].rpartition("/")[2], definitions, setting)
         elif setting.get("type") == "object":
             setting["type"] = _TABLE_OR_NOTHING
     definitions["InstanceSpec"].pop("required", None)  # backend_type may come from defaults
@@ -91,19 +91,22 @@ def structure_schema(kinds: Iterable[str]) -> Schema:
     }
 
 
-def _section(name: str, definitions: Schema) -> Schema:
-    """A key whose value is a mapping of known keys.
+def _section(name: str, definitions: Schema, setting: Schema | None = None) -> Schema:
+    """A key that takes what a definition says: a mapping of known keys, or a choice.
 
-    Its type stands here and its keys are behind ``allOf``, because an editor that completes a key writes out whatever properties
-    stand beside the type, with all their defaults.
+    A mapping's type stands here and its keys are behind ``allOf``, because an editor that completes a key writes out whatever
+    properties stand beside the type, with all their defaults. A choice is put in place, because editors show what a definition
+    says of itself rather than what is said beside the reference to it.
     """
+    told = {key: value for key, value in (setting or {}).items() if key != "$ref"}
     table = definitions[name]
-    if table.get("type") != "object":
-        return {"$ref": f"#/$defs/{name}"}
-    del table["type"]
+    if "properties" not in table:
+        return {**definitions.pop(name), **told}
+    table.pop("type", None)
     return {
         "type": _TABLE_OR_NOTHING,
         "description": table["description"],
+        **told,
         "allOf": [{"$ref": f"#/$defs/{name}"}],
     }
 

@@ -21,7 +21,7 @@ def required() -> bool:
     return bool(os.environ.get("CI")) or os.environ.get("LLAMACTL_REQUIRE_REAL") == "1"
 
 
-def _absent(component: str, cache: Path) -> None:
+def absent(component: str, cache: Path) -> None:
     reason = f"{component} is not installed in {cache}: run `python3 tests/real/install.py {component}`"
     if required():
         pytest.fail(reason)
@@ -41,9 +41,9 @@ def declare(real_cache: Path) -> Declare:
     def build(name: str, server: RealServer) -> Declared:
         executable, model = server.executable(real_cache), product(real_cache, "models", server.model)
         if executable is None:
-            _absent(server.component, real_cache)
+            absent(server.component, real_cache)
         if model is None:
-            _absent("models", real_cache)
+            absent("models", real_cache)
         assert executable is not None
         assert model is not None
         return Declared(name, server, executable, model)

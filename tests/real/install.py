@@ -19,7 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.real.cache import InstallFailed, Slot, default_cache, folder_bytes, say
-from tests.real.recipes import RECIPES, PythonRecipe, Recipe, resolve
+from tests.real.language_server import LanguageServer
+from tests.real.recipe import Recipe
+from tests.real.recipes import RECIPES, PythonRecipe, resolve
 
 EXECUTABLES = {
     "LLAMACTL_VLLM_EXECUTABLE": ("vllm", "vllm"),
@@ -99,11 +101,14 @@ def environment_lines(root: Path) -> list[str]:
 def relock(component: str, root: Path) -> None:
     """Resolve a component's lock anew; raises InstallFailed for one that has none."""
     recipe = RECIPES[component]()
-    if not isinstance(recipe, PythonRecipe):
-        raise InstallFailed(f"cannot relock {component}: it installs no Python packages")
     log_place = Slot(root, component, recipe.version, "relock")
     log_place.log.parent.mkdir(parents=True, exist_ok=True)
-    resolve(recipe, log_place)
+    if isinstance(recipe, PythonRecipe):
+        resolve(recipe, log_place)
+    elif isinstance(recipe, LanguageServer):
+        recipe.relock(log_place)
+    else:
+        raise InstallFailed(f"cannot relock {component}: it has no lock")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

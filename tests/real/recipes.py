@@ -1,4 +1,4 @@
-"""How each real server gets installed on a CPU, one class per server, with its pins.
+"""How each real server (and the language server of editors) gets installed on a CPU, one class per server, with its pins.
 
 A recipe fills a folder and names what it made; folders, locks and stamps are `cache.py`, the command line is
 `install.py`. Standard library only. Python packages are installed from a lock (`locks/*.txt`, every version fixed,
@@ -7,56 +7,21 @@ nothing resolved at install time); `resolve` rewrites a lock from its few roots.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
 import os
 import shutil
 import sys
 import tarfile
 import tempfile
-import textwrap
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.real.cache import InstallFailed, Slot, key_of, run_step, say
+from tests.real.cache import InstallFailed, Slot, run_step, say
+from tests.real.language_server import LanguageServer
+from tests.real.recipe import Recipe
 
 HERE: Final = Path(__file__).resolve().parent
-
-
-_PARSING: Final = threading.Lock()
-"""CPython 3.11 and 3.12 count the depth of a parse per interpreter, not per thread: two at once can fail with SystemError."""
-
-
-def _meaning(recipe: type) -> list[str]:
-    """A recipe's source without comments and layout, so that only a real change of it reinstalls."""
-    own = [owner for owner in recipe.__mro__ if owner not in (Recipe, object)]
-    with _PARSING:
-        return [ast.dump(ast.parse(textwrap.dedent(inspect.getsource(owner)))) for owner in own]
-
-
-class Recipe:
-    """What every recipe offers: a name, a version, a key over all it depends on, and the steps that fill a folder."""
-
-    name: str
-    version: str
-    inputs: tuple[Path, ...] = ()
-    needs: tuple[str, ...] = ()
-
-    def slot(self, root: Path) -> Slot:
-        """The keyed folder of this recipe under a cache root."""
-        parts = [self.name, self.version, *_meaning(type(self)), *(path.read_text() for path in self.inputs)]
-        return Slot(root, self.name, self.version, key_of(parts))
-
-    def products(self, folder: Path) -> Mapping[str, Path]:
-        """What the tests use, by name; all must exist in a finished install."""
-        raise NotImplementedError
-
-    def fill(self, slot: Slot) -> None:
-        """Run the steps; raises InstallFailed."""
-        raise NotImplementedError
 
 
 class PythonRecipe(Recipe):
@@ -267,6 +232,7 @@ class Models(Recipe):
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "mlx_lm": MlxLm,
     "models": Models,
+    "yaml_language_server": LanguageServer,
     "llama_cpp": LlamaCpp,
     "vllm": Vllm,
 }
