@@ -67,11 +67,17 @@ def installed(
 
 def check(file: Path | None, environ: Mapping[str, str], known: Installed | None = None) -> Fleet:
     """The fleet that a file declares, checked against the installed versions as far as they were read; Rejected with every problem."""
-    from reconciler.config import load, source
+    from reconciler.config import source
 
-    path = source.find_file(file, environ)
+    return check_source(source.read(source.find_file(file, environ)), environ, known)
+
+
+def check_source(content: Source, environ: Mapping[str, str], known: Installed | None = None) -> Fleet:
+    """:func:`check` of what was read, or will be written."""
+    from reconciler.config import load
+
     backends = (known if known is not None else installed(environ)).backends
-    return load.load(source.read(path), backends=backends, environ=environ)
+    return load.load(content, backends=backends, environ=environ)
 
 
 def check_probed(file: Path | None, environ: Mapping[str, str], known: Installed, tell: Callable[[str], None]) -> Fleet:
@@ -155,7 +161,7 @@ def import_instances(kind: str, files: Mapping[str, bytes], environ: Mapping[str
     from reconciler.config import load
     from reconciler.config.importers import write
 
-    backends = _backends()
+    backends = installed(environ).backends
     read = importers()[kind].read
     known, other = understand(environ), unknown(environ)
     parts = [(name, read(data, name=name, understand=known, unknown=other)) for name, data in files.items()]
