@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.host.installs import llama_server, mlx_server, runs_of
+from tests.host.installs import llama_server, mlx_server, runs_of, script
 
 NEW = "--brand-new N                           what nobody knew before (default: 3)"
 FILE = """\
@@ -221,6 +221,16 @@ def test_probe_names_the_place_of_a_program_that_cannot_be_read(cli: Cli, file: 
     assert f"{file}:8:47: error: cannot read options through docker" in result.out
     assert result.out.count("hint:") == 2
     assert cli("validate", str(file)).code == 0
+
+
+def test_a_program_that_fails_is_asked_once_for_all_its_instances(cli: Cli, tmp_path: Path, file: Path) -> None:
+    broken = script(tmp_path / "broken", f"#!/bin/sh\necho asked >> {tmp_path}/asked\nexit 7\n")
+    one = f"{{ backend_type: llama_cpp, executable: {broken}, backend_options: {{ model: m }} }}"
+    file.write_text(f"instances:\n  one: {one}\n  two: {one}\n")
+    result = cli("validate", "--probe", str(file))
+    assert result.code == 65
+    assert result.out.count("ended with 7") == 2, "each instance is told"
+    assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 def test_the_schema_of_the_installed_versions_holds_their_help(
