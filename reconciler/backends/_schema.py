@@ -104,7 +104,10 @@ def value_schema(option: Option) -> Schema:
         case Kind.VALUE:
             return item
         case Kind.LIST | Kind.APPEND:
-            return {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
+            alone = (
+                _json(option, *(kind for kind in item["type"] if kind != "array")) if option.type is Type.JSON else item
+            )
+            return {"anyOf": [alone, {"type": "array", "items": item, "minItems": 1}]}
         case Kind.COMMA:
             items = item if option.choices or item.get("type") != "string" else {**item, "pattern": _NO_COMMA}
             return {"anyOf": [item, _comma_text(option), {"type": "array", "items": items, "minItems": 1}]}
@@ -140,7 +143,7 @@ def item_schema(option: Option) -> Schema:
         case Type.STR:
             return {"type": "string", "pattern": _NO_CONTROL_BUT_LINES if option.multiline else NO_CONTROL}
         case Type.JSON:
-            return {"type": ["object", "array", "number", "boolean", "string"]}
+            return _json(option, "object", "string") if option.mapping else _json(option, *_JSON_TYPES)
 
 
 def _read(option: Option, texts: Sequence[str]) -> Schema:
@@ -151,8 +154,20 @@ def _read(option: Option, texts: Sequence[str]) -> Schema:
     }
 
 
+_JSON_TYPES = ("object", "array", "number", "boolean", "string")
+
+
+def _json(option: Option, *types: str) -> Schema:
+    return {"type": list(types), "errorMessage": f"{option.flag} takes {expected(option)}"}
+
+
 def _limits(option: Option) -> Schema:
-    limits = {"minimum": option.minimum, "maximum": option.maximum}
+    limits = {
+        "minimum": option.minimum,
+        "maximum": option.maximum,
+        "exclusiveMinimum": option.above,
+        "exclusiveMaximum": option.below,
+    }
     return {name: value for name, value in limits.items() if value is not None}
 
 

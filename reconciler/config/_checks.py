@@ -93,15 +93,9 @@ class FleetCheck:
                     owners[alias] = (one.name, place)
 
     def _variables(self) -> None:
-        """No process can be given a variable without a name, or with ``=`` in it."""
+        check_variables(self.defaults, ("defaults",), self.reporter)
         for one in self.declared:
-            for name in one.spec.environment:
-                if not name or "=" in name:
-                    path: Path = ("environment", name)
-                    hint = "write NAME: value" if name else None
-                    self.reporter.error(
-                        one.place(path), f"{name!r} cannot be the name of a variable", path=one.path(path), hint=hint
-                    )
+            check_variables(one.own, one.path(()), self.reporter)
 
     def _range(self) -> None:
         first, last = self.server.ports()
@@ -160,6 +154,17 @@ class FleetCheck:
                 message = "idle_timeout does nothing: no instance is `state: on_demand`"
                 where = locate(self.defaults, ("idle_timeout",), on_key=True)
                 self.reporter.warning(where, message, path=("defaults", "idle_timeout"))
+
+
+def check_variables(table: Table, path: Path, reporter: Reporter) -> None:
+    """No process can be given a variable without a name, or with ``=`` in it; ``table`` is what holds an ``environment``."""
+    environment = find(table, ("environment",))
+    for name in environment.entries if isinstance(environment, Table) else ():
+        if not name or "=" in name:
+            place = locate(table, ("environment", name))
+            message = f"{name!r} cannot be the name of a variable"
+            hint = "write NAME: value" if name else None
+            reporter.error(place, message, path=(*path, "environment", name), hint=hint)
 
 
 def check_key_instances(

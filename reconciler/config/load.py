@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from reconciler.config._checks import Declared, FleetCheck, check_executables, check_key_instances
+from reconciler.config._checks import Declared, FleetCheck, check_executables, check_key_instances, check_variables
 from reconciler.config._expand import Expander
 from reconciler.config._guard import Guard
 from reconciler.config._keys import KeyReader
@@ -131,6 +131,7 @@ class _Loading:
             defaults=self.defaults,
             reporter=self.reporter,
         ).run()
+        check_variables(tables["backends"], ("backends",), self.reporter)
         check_executables(programs, tables["backends"], self.reporter)
         check_key_instances(auth, written, entries.get("inference_keys", ()), names, self.reporter)
         base = source.root if source.root.is_dir() else source.root.parent

@@ -18,6 +18,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from reconciler.backends import discover
+from reconciler.backends._values import ValueProblem, item_text
 from reconciler.backends._vocabulary import Kind, Option, Type, Vocabulary, load
 from reconciler.config._tree import plain
 from reconciler.config.document import parse
@@ -52,7 +53,7 @@ WORDS: Mapping[str, str] = {
     "commands": r"cannot split|is empty|must not be empty|is llamactl's to give|takes no (?:extra_args|executable)|has no meaning for"
     r"|would end the flags|the argument holds|says? where the port goes|in a container|show a secret|print something",
     "rules": r"needs a|adds to|cannot begin with a dash|--enable-log-outputs",
-    "values": r"takes JSON|reads as a flag|joined by commas|is not JSON|knows no infinity",
+    "values": r"is not JSON|takes a JSON mapping(?: or text)?, not '[^{]|reads as a flag|joined by commas|knows no infinity",
 }
 """How a refusal of the loader is recognised as one of ``LOADER_ONLY``; ``text`` and ``defaults`` go by place, not by words."""
 
@@ -80,7 +81,14 @@ def kinds_of(problem: Problem, document: Data) -> set[str]:
         found.add("defaults")
     if problem.path.endswith("executable"):
         found.add("commands")
-    if any("${" in text for text in _decisive(document, problem.path)):
+    here, kinds = _found(document, problem.path)
+    if (
+        isinstance(here, str)
+        and re.search(r"\d", here)
+        and re.search(r" takes .*(?: from | at least | at most | above | below )", problem.message)
+    ):
+        found.add("values")
+    if any("${" in text for text in (here, *kinds) if isinstance(text, str)):
         found.add("variables")
     return found
 
@@ -92,18 +100,22 @@ def _is_own_kind(document: Data) -> bool:
     return "backend_type" in defaults and kinds <= {None, defaults["backend_type"]}
 
 
-def _decisive(document: Data, path: str) -> Iterator[str]:
-    """The texts that decide about the value at a problem's path: itself, and the backend_type of its instance."""
-    here = document
-    for step in re.findall(r"[^.\[\]]+", path):
-        if isinstance(here, dict) and isinstance(here.get("backend_type"), str):
-            yield here["backend_type"]
-        if isinstance(here, dict) and step in here:
-            here = here[step]
-        elif isinstance(here, list) and step.isdigit() and int(step) < len(here):
-            here = here[int(step)]
-    if isinstance(here, str):
-        yield here
+def _found(document: Data, path: str) -> tuple[Data, list[Data]]:
+    """The value at a problem's path, or the deepest one on the way; and each backend_type that decides about it."""
+    here, kinds = document, []
+    while path:
+        path = path.lstrip(".[]")
+        if isinstance(here, dict):
+            kinds.append(here.get("backend_type"))
+            step = max((key for key in here if re.match(rf"{re.escape(key)}(?:[.\[]|$)", path)), key=len, default=None)
+        else:
+            number = re.match(r"\d+", path)
+            step = number[0] if number and isinstance(here, list) and int(number[0]) < len(here) else None
+        if step is None:
+            break
+        path = path.removeprefix(step)
+        here = here[step] if isinstance(here, dict) else here[int(step)]
+    return here, kinds
 
 
 @lru_cache(maxsize=1)
@@ -111,6 +123,26 @@ def examples() -> Mapping[str, Data]:
     """Every file in ``examples/``, as data."""
     files = sorted((ROOT / "examples").rglob("*.yaml"))
     return {file.name: plain(parse(file.read_bytes(), name=file.name).root) for file in files}
+
+
+CANDIDATES: Mapping[Type, tuple[Data, ...]] = {
+    Type.BOOL: (True,),
+    Type.INT: (3, 1, 64, 1024),
+    Type.FLOAT: (0.5, 1.5),
+    Type.STR: ("text",),
+    Type.ANY: ("word",),
+    Type.JSON: ({"a": [1]},),
+}
+
+
+def _takes(option: Option, value: Data) -> bool:
+    if option.type is Type.BOOL:
+        return True
+    try:
+        item_text(option, value)
+    except ValueProblem:
+        return False
+    return True
 
 
 def good_value(option: Option, *, again: bool = False) -> Data:
@@ -121,18 +153,7 @@ def good_value(option: Option, *, again: bool = False) -> Data:
     elif option.words and again:
         item = option.words[0]
     else:
-        item = {
-            Type.BOOL: True,
-            Type.INT: 3,
-            Type.FLOAT: 0.5,
-            Type.STR: "text",
-            Type.ANY: "word",
-            Type.JSON: {"a": [1]},
-        }[option.type]
-        if option.minimum is not None and not isinstance(item, str | dict):
-            item = max(item, int(option.minimum) + 1)
-        if option.maximum is not None and not isinstance(item, str | dict):
-            item = min(item, option.maximum)
+        item = next(value for value in CANDIDATES[option.type] if _takes(option, value))
     match option.kind:
         case Kind.SWITCH:
             return True
