@@ -25,7 +25,6 @@ KIND_HOMES = ("reconciler/backends/", "reconciler/simulator/", "reconciler/app.p
 KIND_EXCEPTIONS: Mapping[str, str] = {
     "reconciler/core/spec.py": "the default of `vllm_executable` is the program's name",
     "reconciler/config/importers/contract.py": "what another tool runs elsewhere is started by no backend that could be asked",
-    "reconciler/config/importers/compose.py": "`external` is a word of compose files too, about volumes",
     "reconciler/config/importers/_compose_run.py": "`external` is a word of compose files too, about volumes",
 }
 """Files outside the homes in which a backend's kind may stand as text, and why."""

@@ -30,6 +30,8 @@ _LISTS = {
 }  # fmt: skip
 _PAIRS = {"labels": "--label", "annotations": "--annotation", "sysctls": "--sysctl", "storage_opt": "--storage-opt"}
 _PULLS = {"always": "always", "missing": "missing", "if_not_present": "missing", "never": "never"}
+EXTERNAL = "external"
+"""Compose's word for a volume that it does not make itself, and so does not rename."""
 _USUAL_CAPABILITIES = frozenset({"gpu", "nvidia", "compute", "utility"})
 """What NVIDIA's runtime gives a container that asks for a GPU."""
 
@@ -141,7 +143,7 @@ class Container:
         given = child(declared, "name") if declared is not None else None
         if given is not None:
             return self.reader.text(given, what)
-        external = child(declared, "external") if declared is not None else None
+        external = child(declared, EXTERNAL) if declared is not None else None
         if isinstance(external, Scalar) and external.value is True:
             return source
         if self.project is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from reconciler.config._parse import parse
 from reconciler.config._tree import Node, Place, Scalar, Table, child
 from reconciler.config.importers._carry import Ledger, body_of, understood
-from reconciler.config.importers._compose_run import Container
+from reconciler.config.importers._compose_run import EXTERNAL, Container
 from reconciler.config.importers._compose_text import RESOLVED, STDIN, Reader, duration
 from reconciler.config.importers._words import (
     Ref,
@@ -131,7 +131,7 @@ def _sections(root: Table, ledger: Ledger) -> None:
             for volume, declared in entry.node.entries.items() if isinstance(entry.node, Table) else ():
                 for setting, value in declared.node.entries.items() if isinstance(declared.node, Table) else ():
                     usual = setting == "driver" and isinstance(value.node, Scalar) and value.node.value == "local"
-                    if setting not in ("name", "external") and not usual:
+                    if setting not in ("name", EXTERNAL) and not usual:
                         ledger.add(
                             f"volumes.{volume}.{setting}",
                             "docker run makes the volume without it",
