@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from reconciler.config.importers.contract import Importer, Understand, Unknown
     from reconciler.config.importers.write import Written
+    from reconciler.config.source import Source
     from reconciler.core.contracts import Backend, ParsedCommand
     from reconciler.core.spec import Fleet
     from reconciler.installed.known import Installed

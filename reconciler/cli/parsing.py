@@ -14,7 +14,6 @@ from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, Session, output_option, session_of
 from reconciler.cli.output import print_json
 from reconciler.cli.terminal import note, out, plain
-from reconciler.core.errors import Rejected
 
 if TYPE_CHECKING:
     from reconciler.core.contracts import ParsedCommand
@@ -89,32 +88,21 @@ def _check_name(name: str) -> None:
 
 def _write(session: Session, file: Path, parsed: ParsedCommand) -> None:
     """Add the instance to the file; nothing is written unless the file is valid before and after."""
-    from reconciler.app import check
-    from reconciler.config import document, source
-    from reconciler.host.store import write_atomic
+    from reconciler.app import check_source
+    from reconciler.config.rewrite import Taken, add_instances
 
     if file.is_dir():
         raise Failure(f"cannot write {file}: it is a folder; name the file in it that shall hold the instance")
-    text = ""
-    if file.exists() or file.is_symlink():
-        text = source.read(file).files[0].data.decode()
-        taken = {each.lower(): each for each in check(file, session.environ).instances}
-        if parsed.name.lower() in taken:
-            raise Failure(
-                f"cannot add {parsed.name} to {file}: it declares {taken[parsed.name.lower()]} already; "
-                "try another name with --name"
-            )
-    edited = document.set_instance(text, parsed.name, parsed.instance()).encode()
-    trial = file.with_name(f".{file.name}.trial")
     try:
-        write_atomic(trial, edited)
-        try:
-            check(trial, session.environ)
-        except Rejected as rejected:
-            raise Rejected(*(replace(problem, file=str(file)) for problem in rejected.problems)) from None
-        finally:
-            trial.unlink(missing_ok=True)
-        write_atomic(file, edited, 0o644)
+        done = add_instances(
+            file, {parsed.name: parsed.instance()}, load=lambda content: check_source(content, session.environ)
+        )
+    except Taken as taken:
+        raise Failure(
+            f"cannot add {parsed.name} to {file}: it declares {taken.names[0]} already; try another name with --name"
+        ) from None
     except OSError as error:
         raise Failure(f"cannot write {file}: {error.strerror or error}", Code.FAILED) from None
+    for each in done.notes:
+        note(plain(f"note: {each}"))
     note(plain(f"added {parsed.name} to {file}"))

@@ -62,6 +62,14 @@ def flow(value: JsonValue, *, as_json: bool = False) -> str:
             return json.dumps(value)
 
 
+def line(value: JsonValue) -> str:
+    """The value on one line of block style, where text needs fewer quotes than between brackets."""
+    if not isinstance(value, str) or "\n" in value:
+        return flow(value)
+    lines = block({"k": value}, 2)
+    return lines[0].removeprefix("k: ") if len(lines) == 1 else quoted(value)
+
+
 def _styled(value: JsonValue) -> Any:
     """A fresh copy for ruamel, which declares no types: quotes where YAML 1.1 programs would misread, lines for text of several lines."""
     match value:

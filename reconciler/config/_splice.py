@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from reconciler.config._layout import Entry, Kind, Layout, Node
 from reconciler.config._render import block as block
-from reconciler.config._render import flow, key_text, quoted
+from reconciler.config._render import flow, key_text, line, quoted
 
 
 class Unsupported(Exception):
@@ -90,7 +90,7 @@ class Splicer:
 
     def like(self, container: Node, value: JsonValue) -> str:
         """The value on one line, in quotes where the container is written as JSON."""
-        return flow(value, as_json=self._is_json(container))
+        return flow(value, as_json=self._is_json(container)) if container.flow else line(value)
 
     @staticmethod
     def _is_json(container: Node) -> bool:
@@ -132,7 +132,7 @@ class Splicer:
                 self._add_flow(container, texts)
             return
         column = self.column(container)
-        lines = [f"- {flow(value)}" for value in new]
+        lines = [f"- {line(value)}" for value in new]
         if index == len(container.entries):
             self.put_lines(self.behind(container.entries[-1], column), lines, column)
             return

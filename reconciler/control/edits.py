@@ -12,14 +12,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.config import document, source
+from reconciler.config import document, rewrite, source
 from reconciler.control.keeper import Checked, Keeper
-from reconciler.core.errors import Conflict, Missing, Problem, Rejected
+from reconciler.core.errors import Conflict, Missing
 from reconciler.core.spec import Fleet, OptionValue
-from reconciler.host import store
 
 NEW_INSTANCES_FILE = "llamactl.yaml"
 """The file of a folder that new instances join."""
+NEW_FILE_MODE = 0o600
+"""Of that file; the daemon's user alone reads what it makes."""
 
 
 class PreconditionFailed(Conflict):
@@ -136,17 +137,8 @@ class Edits:
         return content
 
     async def _edit(self, path: Path, old: bytes, change: Callable[[str], str], base: source.Source) -> Edited:
-        try:
-            text = old.decode("utf-8")
-        except UnicodeDecodeError as error:
-            problem = Problem(
-                message="cannot edit the file: it is not UTF-8",
-                hint="edit it by hand, or save it as UTF-8",
-                code="CONFIG_NOT_EDITABLE",
-                file=str(path),
-            )
-            raise Rejected(problem) from error
-        data = (await asyncio.to_thread(change, text)).encode("utf-8")
+        text = rewrite.text_of(source.SourceFile(name=str(path), data=old))
+        data = (await asyncio.to_thread(rewrite.changed, text, change, str(path))).encode("utf-8")
         return await self._write(path, data, base=base, force=False)
 
     async def _write(self, path: Path, data: bytes, *, base: source.Source | None, force: bool) -> Edited:
@@ -165,9 +157,8 @@ class Edits:
 
     def _replace(self, path: Path, data: bytes, base: source.Source | None) -> None:
         """Write, unless somebody else wrote meanwhile."""
-        if base is not None and source.identify(self._path) != base.identity:
-            raise Conflict(f"{path} was changed by somebody else at the same moment; repeat your change")
-        store.write_atomic(path, data)
+        unchanged = None if base is None else lambda: source.identify(self._path) == base.identity
+        rewrite.replace_file(path, data, mode=NEW_FILE_MODE, unchanged=unchanged)
 
     async def _with(self, path: Path, data: bytes, base: source.Source | None) -> source.Source:
         """The source as it will be once ``data`` stands at ``path``."""

@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,11 +70,12 @@ def _keep_attributes(descriptor: int, source: Path, old: os.stat_result) -> None
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, ready: Callable[[], None] | None = None) -> None:
     """Replace ``path`` by ``data``: temporary file beside it, fsync, rename, fsync of the folder.
 
     A symbolic link stays, its target is replaced. A file that exists keeps its mode, owner and extended attributes; ``mode`` is for a
-    new one. OSError when it cannot be done (an owner that cannot be kept included); the old file is then untouched.
+    new one. ``ready`` is called when all is written, right before the rename: what it raises leaves the old file. OSError when it cannot
+    be done (an owner that cannot be kept included); the old file is then untouched. Other hard links to the file keep the old content.
     """
     target = Path(os.path.realpath(path))
     old: os.stat_result | None = None
@@ -94,6 +95,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if ready is not None:
+            ready()
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):

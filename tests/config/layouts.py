@@ -287,7 +287,7 @@ def bracketed(draw: DrawFn) -> str:
         value = make.pick(*values) if is_json else make.pick(*values, *loose)
         is_last = index == len(names) - 1
         comma = ("" if is_json or draw(st.booleans()) else ",") if is_last else ","
-        space = " " if comma and not value else ""
+        space = " " if not value else ""  # a bare colon at a line's end keeps the blank that a comma needs
         pair = f"{key}:{' ' if value else ''}{value}{space}{comma}"
         if many:
             text += make.line(" " * 4 + "# above") if draw(st.integers(1, 4)) == 1 and not is_json else ""

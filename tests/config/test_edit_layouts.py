@@ -103,7 +103,8 @@ def check_removal(made: Made, name: str) -> None:
 
 def check_switch(made: Made, name: str) -> None:
     before = meaning(made.text)
-    old = instances(before)[name] or {}
+    found = instances(before)[name]
+    old = {} if found is None else found
     assume(isinstance(old, dict))
     assert isinstance(old, dict)
     for enabled in (False, True):
