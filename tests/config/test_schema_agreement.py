@@ -129,6 +129,8 @@ def test_what_only_the_loader_knows_is_refused_by_it_and_not_by_the_schema(name:
 def test_the_list_of_what_only_the_loader_knows_is_whole() -> None:
     assert WITNESSES.keys() == LOADER_ONLY.keys() == {*WORDS, "text", "defaults"}
     assert all(sentence in file_schema({})["$comment"] for sentence in LOADER_ONLY.values())
+    told = (ROOT / "reconciler" / "ARCHITECTURE.md").read_text()
+    assert all(f"`{name}`" in told for name in LOADER_ONLY)
 
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
