@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from reconciler.backends import _docker
 from reconciler.backends._flags import OPTIONS, Given, option_words, resolve
+from reconciler.backends._rules import broken, named
 from reconciler.backends._values import ValueProblem, check_text, shown
 from reconciler.backends._vocabulary import Option, Syntax, Vocabulary
 from reconciler.core.addresses import is_loopback
@@ -41,7 +42,7 @@ def check_options(
     found = list(problems)
     for item in given.values():
         found.extend(_one(vocabulary, item, spec, allow_hosts=allow_hosts, refused=refused))
-    found.extend(_rules(vocabulary, given, spec.extra_args))
+    found.extend(broken(vocabulary, given, spec.extra_args))
     return given, found
 
 
@@ -68,10 +69,18 @@ def _one(
         option_words(vocabulary.syntax, option, item.value)
     except ValueProblem as problem:
         place = path if problem.item is None else (*path, problem.item)
-        yield OptionProblem(path=place, message=problem.message, hint=problem.hint)
+        yield OptionProblem(path=place, message=_of_key(item, problem.message), hint=problem.hint)
     if option.deprecated:
         message = f"{vocabulary.program} {vocabulary.version} calls {option.flag} deprecated"
         yield OptionProblem(path=path, message=message, warning=True, on_key=True)
+
+
+def _of_key(item: Given, message: str) -> str:
+    """A value's problem under the name that the user wrote, and the server's own flag beside it where that is another."""
+    flag = item.option.flag
+    written = "--" + item.key.replace("_", "-")
+    name = item.key if written == flag else f"{item.key} ({flag})"
+    return f"{name} {message.removeprefix(flag).lstrip()}"
 
 
 def _cannot_be_set(vocabulary: Vocabulary, option: Option, refused: Mapping[str, str]) -> tuple[str, str | None] | None:
@@ -111,29 +120,6 @@ def check_port(path: tuple[str | int, ...], value: JsonValue, spec: InstanceSpec
     elif spec.port is not None and spec.port != port:
         message = f"port {port} here and port {spec.port} of the instance differ"
         yield OptionProblem(path=path, message=message, hint="keep one of them")
-
-
-def _on(given: Mapping[str, Given], name: str) -> bool:
-    value = given[name].value if name in given else False
-    return value is not False and value not in ("false", "False", "FALSE")
-
-
-def _rules(vocabulary: Vocabulary, given: Mapping[str, Given], extra_args: Sequence[str]) -> Iterator[OptionProblem]:
-    for rule in vocabulary.rules:
-        flags = vocabulary[rule.needs].flags
-        if (
-            _on(given, rule.option)
-            and not _on(given, rule.needs)
-            and not any(named(word) in flags for word in extra_args)
-        ):
-            path = (OPTIONS, given[rule.option].key)
-            yield OptionProblem(path=path, message=rule.message, hint=rule.hint, warning=rule.warning)
-
-
-def named(word: str) -> str:
-    """The flag in a raw argument, with dashes: ``--max_model_len=5`` is ``--max-model-len``."""
-    name = word.partition("=")[0]
-    return "--" + name[2:].replace("_", "-") if name.startswith("--") else name
 
 
 def check_extra(

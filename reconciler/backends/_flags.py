@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from pydantic import JsonValue
 
 from reconciler.backends._hints import for_a_list
 from reconciler.backends._values import ValueProblem, accepts_text, decode_json, item_text, read_bool, shown
-from reconciler.backends._vocabulary import Kind, Option, Syntax, Type, Vocabulary
+from reconciler.backends._vocabulary import Kind, Option, Syntax, Type, Vocabulary, owner
 from reconciler.core.contracts import OptionProblem
+from reconciler.core.spec import InstanceSpec
 
 NEGATIVE_WHOLE = re.compile(r"-\d+")
 """The only dashed words that argparse surely takes for values in a list (vLLM reads ``-0.5`` there as a dotted flag)."""
@@ -116,15 +118,34 @@ def unknown_key(vocabulary: Vocabulary, key: str) -> OptionProblem:
             hint=gone.hint,
             on_key=True,
         )
-    negative = vocabulary.by_flag("--" + key.lstrip("-").replace("_", "-")) or vocabulary.by_flag(key)
+    message = f"{vocabulary.program} {vocabulary.version} has no option {shown(key)}"
+    said, hint = _cure(vocabulary, key)
+    return OptionProblem(path=path, message=message + said, hint=hint, on_key=True)
+
+
+def _cure(vocabulary: Vocabulary, key: str) -> tuple[str, str]:
+    """What else the message says of an unknown key, and what to do."""
+    plain = key.lstrip("-").replace("-", "_")
+    negative = vocabulary.by_flag("--" + plain.replace("_", "-")) or vocabulary.by_flag(key)
     if negative is not None:
         option, positive = negative
-        hint = f"write {option.name}" if positive else f"write {option.name}: false"
-    else:
-        near = vocabulary.nearest_key(key)
-        hint = f"did you mean {near}?" if near else "extra_args passes raw arguments on"
-    message = f"{vocabulary.program} {vocabulary.version} has no option {shown(key)}"
-    return OptionProblem(path=path, message=message, hint=hint, on_key=True)
+        return "", f"write {option.name}" if positive else f"write {option.name}: false"
+    if plain in InstanceSpec.model_fields:
+        return f": {plain} is a setting of the instance", f"move {plain} up, beside {OPTIONS}"
+    near = vocabulary.nearest_key(key)
+    if near is not None and _typo(plain, near):
+        return "", f"did you mean {near}?"
+    foreign = vocabulary.foreign.get(plain)
+    whose = owner(plain, vocabulary.backend)
+    if foreign is not None or whose is not None:
+        fallback = f"did you mean {near}?" if near is not None else "remove it"
+        return f", which is {whose}'s" if whose is not None else "", foreign or fallback
+    return "", f"did you mean {near}?" if near is not None else "extra_args passes raw arguments on"
+
+
+def _typo(written: str, near: str) -> bool:
+    """Whether two names are so like each other that nothing but a slip lies between them."""
+    return SequenceMatcher(None, written.lower(), near.replace("-", "_")).ratio() > 0.92
 
 
 def option_words(syntax: Syntax, option: Option, value: JsonValue) -> tuple[str, ...]:

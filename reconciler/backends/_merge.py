@@ -29,11 +29,13 @@ def merged(table: Plain, notes: Plain, packaged: Plain | None = None) -> dict[st
     lost = _lost(packaged, table, flags) if packaged is not None else {}
     gone = {**lost, **notes["gone"], **table.get("gone", {})}
     rules = [*notes["rules"], *table.get("rules", [])]
+    other_version = packaged is not None and packaged["version"] != table["version"]
     return {
         **table,
         "options": options,
         "gone": {flag: _meant(entry, names) for flag, entry in gone.items() if flag not in flags},
-        "rules": [rule for rule in rules if {rule["option"], rule["needs"]} <= names],
+        "rules": [_doubted(rule, other_version) for rule in rules if set(_subjects(rule)) <= names],
+        "foreign": notes.get("foreign", {}),
     }
 
 
@@ -64,6 +66,21 @@ def _fits(form: Plain, key: str) -> bool:
         case _:
             fits = True
     return bool(fits)
+
+
+def _subjects(rule: Plain) -> Iterator[str]:
+    """The options that a rule speaks of."""
+    needs = rule.get("needs", ())
+    yield from (needs,) if isinstance(needs, str) else needs
+    yield from rule.get("when", {})
+    for key in ("option", "conflicts", "at_most", "below", "multiple_of"):
+        if key in rule:
+            yield rule[key].partition(".")[0]
+
+
+def _doubted(rule: Plain, other_version: bool) -> Plain:
+    """What one version enforces is a warning for any other."""
+    return {**rule, "severity": "warning"} if other_version else rule
 
 
 def _keys(entry: Plain) -> Iterator[str]:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import JsonValue
 
@@ -147,15 +147,47 @@ class Gone:
     """It is of a later version than this one, which does not have it yet."""
 
 
+Compare = Literal["at_most", "below", "multiple_of"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """``option`` set (and not false) wants ``needs`` set (and not false)."""
+    """What a server demands between options: exactly one of ``needs``, ``conflicts``, ``values`` and ``compare``."""
 
     option: str
-    needs: str
+    """Its subject; a name, or a key within a JSON option (``compilation_config.mode``)."""
+    needs: tuple[str, ...] = ()
+    """With the subject set (and not false), one of these must be."""
+    conflicts: str | None = None
+    """Never set together with the subject."""
+    values: tuple[JsonValue, ...] = ()
+    """All that the subject may be."""
+    compare: Compare | None = None
+    other: str | None = None
+    """What the subject's number is compared with."""
+    when: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Holds only where these options (by default, if not given) have these values; a list means any of them."""
     message: str
     hint: str
     warning: bool
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Rule:
+        """Build one from a table's plain data; ``{"option": …, "at_most": OTHER}`` is a comparison."""
+        compare = next((word for word in get_args(Compare) if word in entry), None)
+        needs = entry.get("needs", ())
+        return cls(
+            option=entry["option"],
+            needs=(needs,) if isinstance(needs, str) else tuple(needs),
+            conflicts=entry.get("conflicts"),
+            values=tuple(entry.get("values", ())),
+            compare=compare,
+            other=entry[compare] if compare is not None else None,
+            when=entry.get("when", {}),
+            message=entry["message"],
+            hint=entry["hint"],
+            warning=entry["severity"] == "warning",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +202,8 @@ class Vocabulary:
     options: tuple[Option, ...]
     gone: Mapping[str, Gone]
     rules: tuple[Rule, ...]
+    foreign: Mapping[str, str] = field(default_factory=dict)
+    """Keys of other servers, each with what it is called here."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Vocabulary:
@@ -181,16 +215,8 @@ class Vocabulary:
             syntax=Syntax(data["syntax"]),
             options=tuple(_option(entry) for entry in data["options"]),
             gone={flag: Gone(**entry) for flag, entry in data["gone"].items()},
-            rules=tuple(
-                Rule(
-                    option=entry["option"],
-                    needs=entry["needs"],
-                    message=entry["message"],
-                    hint=entry["hint"],
-                    warning=entry["severity"] == "warning",
-                )
-                for entry in data["rules"]
-            ),
+            rules=tuple(Rule.from_json(entry) for entry in data["rules"]),
+            foreign=data.get("foreign", {}),
         )
 
     def __iter__(self) -> Iterator[Option]:
@@ -285,6 +311,20 @@ def _packaged(name: str) -> Mapping[str, Any] | None:
     file = resources.files("reconciler.backends") / "vocabulary" / f"{name}.json"
     data: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return data
+
+
+OTHERS = ("vllm", "llama_cpp", "mlx_lm")
+"""The packaged tables of real servers."""
+
+
+def owner(key: str, besides: str) -> str | None:
+    """The program of another packaged table that has an option of this key; None when none or several have."""
+    found = [
+        table.program
+        for kind in OTHERS
+        if kind != besides and (table := load(kind)).by_key(key.lstrip("-")) is not None
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 @lru_cache(maxsize=8)

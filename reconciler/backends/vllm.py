@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from math import prod
 
 from reconciler.backends._base import OURS, VocabularyBackend
-from reconciler.backends._check import named
+from reconciler.backends._rules import Facts, named, visible_devices
 from reconciler.backends._docker import entrypoint, is_run
 from reconciler.backends._flags import OPTIONS, Given, render
 from reconciler.backends._reading import QUIET
@@ -31,6 +32,8 @@ report(
 _API_SERVER = re.compile(r"(?:^|[./])api_server(?:\.py)?$")
 _IMAGE = re.compile(r"(?:^|/)vllm[\w.-]*openai[\w.-]*(?:[:@].*)?$")
 """Images of the vLLM project; their entry point is the server itself."""
+_MULTIPLIED = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
+"""Sizes whose product is the number of processes, each with a GPU of its own, of one data parallel rank."""
 
 
 def wants_subcommand(executable: tuple[str, ...]) -> bool:
@@ -96,6 +99,7 @@ class Vllm(VocabularyBackend):
             yield OptionProblem(
                 path=(OPTIONS, given["model"].key), message=message, hint="write ./ before a folder's name"
             )
+        yield from self._parallel(spec, given)
         if "config" in given:
             yield OptionProblem(
                 path=(OPTIONS, given["config"].key),
@@ -103,6 +107,29 @@ class Vllm(VocabularyBackend):
                 hint="write the options here",
                 warning=True,
                 on_key=True,
+            )
+
+    def _parallel(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
+        """Parallel sizes against the GPUs that the declared environment shows; silent where other hosts may have the rest."""
+        facts = Facts(self.vocabulary, given, spec.extra_args)
+        shown = visible_devices(spec.environment)
+        spread = facts.value("distributed_executor_backend") not in (None, "mp", "uni")
+        if shown is None or spread or facts.number("nnodes") != 1 or facts.value("data_parallel_backend") != "mp":
+            return
+        alone = facts.on("data_parallel_rank") or facts.on("data_parallel_external_lb")
+        local = 1.0 if alone else facts.number("data_parallel_size_local") or facts.number("data_parallel_size")
+        sizes = {name: facts.number(name) for name in _MULTIPLIED}
+        if local is None or any(size is None for size in sizes.values()):
+            return
+        factors = {**{name: int(size or 1) for name, size in sizes.items()}, "data_parallel_size": int(local)}
+        wanted = prod(factors.values())
+        key = next((found for name in factors if factors[name] > 1 and (found := facts.key(name)) is not None), None)
+        if wanted > shown[1] and key is not None:
+            product = " x ".join(f"{name} {size}" for name, size in factors.items() if size > 1)
+            yield OptionProblem(
+                path=(OPTIONS, key),
+                message=f"{product} wants {wanted} GPUs, and {shown[0]} shows {shown[1]}",
+                hint="show more of them, or lower the size",
             )
 
     def arguments(
