@@ -139,7 +139,10 @@ class InstanceState(StrEnum):
 class RestartSpec(_Model):
     """What happens after an exit that nobody asked for (exit code 0 included)."""
 
-    policy: Literal["always", "on_failure", "never"] = "always"
+    policy: Literal["always", "on_failure", "never"] = Field(
+        "always",
+        description="Whether it is started again. An exit that nobody asked for is a failure, whatever its code.",
+    )
     max_restarts: int | None = Field(None, ge=0, description="Give up after so many restarts in a row; null: no limit.")
     initial_delay: Duration = Field(1.0, description="Wait before the first restart; doubles each time.")
     max_delay: Duration = Field(300.0, description="Longest wait between restarts.")
@@ -151,21 +154,26 @@ class ProbeSpec(_Model):
 
     interval: Duration = Field(10.0, gt=0, description="Pause between two probes.")
     timeout: Duration = Field(5.0, gt=0, description="How long one probe may take.")
-    failure_threshold: int = Field(3, ge=1)
+    failure_threshold: int = Field(3, ge=1, description="Probes without an answer in a row that count as a hang.")
 
 
 class StopSpec(_Model):
     """How a replica is ended."""
 
     drain_timeout: Duration = Field(30.0, description="How long running requests may take to finish.")
-    signal: Literal["SIGTERM", "SIGINT", "SIGQUIT"] = "SIGTERM"
+    signal: Literal["SIGTERM", "SIGINT", "SIGQUIT"] = Field(
+        "SIGTERM", description="What its main process is told to end with."
+    )
     grace: Duration = Field(20.0, description="From the signal to SIGKILL for everything that is left.")
 
 
 class UpdateSpec(_Model):
     """How a changed instance is replaced."""
 
-    strategy: Literal["auto", "start_first", "stop_first"] = "auto"
+    strategy: Literal["auto", "start_first", "stop_first"] = Field(
+        "auto",
+        description="Whether the new process starts beside the old one or after it; auto: beside it, unless both want one port.",
+    )
     rollback: bool = Field(
         True, description="Keep or return to the last revision that was ready when the new one is given up."
     )
@@ -175,8 +183,8 @@ class UpdateSpec(_Model):
 class QueueSpec(_Model):
     """Requests that wait for an instance that is starting."""
 
-    length: int = Field(1000, ge=0)
-    timeout: Duration | None = Field(None, description="Default: on_demand_start_timeout.")
+    length: int = Field(1000, ge=0, description="How many may wait.")
+    timeout: Duration | None = Field(None, description="How long one may wait; default: on_demand_start_timeout.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +221,7 @@ class InstanceSpec(_Model):
         union_mode="left_to_right",
         description="false or a list narrows what is inherited from the daemon.",
     )
-    working_directory: StrictText | None = Field(None, min_length=1)
+    working_directory: StrictText | None = Field(None, min_length=1, description="Folder in which it runs.")
     port: Port | None = Field(None, description="Pins the port; otherwise one is assigned from server.port_range.")
     labels: Mapping[str, StrictText] = Field(default_factory=dict, description="Free text for people and tools.")
     start_timeout: Duration | None = Field(None, description="How long a start may take (vLLM 20m, others 5m).")

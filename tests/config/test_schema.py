@@ -65,6 +65,26 @@ def test_every_reference_in_the_generated_schema_leads_somewhere() -> None:
 def test_every_setting_of_the_models_is_in_the_schema_with_a_description(model: type[BaseModel]) -> None:
     properties = structure_schema(["fake"])["$defs"][model.__name__]["properties"]
     assert set(properties) == set(model.model_fields)
+    assert [name for name, setting in properties.items() if not setting.get("description")] == []
+
+
+def test_every_key_of_the_file_says_what_it_is_and_what_it_takes() -> None:
+    schema = file_schema(discover())
+    bare: list[str] = []
+    for name, definition in schema["$defs"].items():
+        for key, setting in definition.get("properties", {}).items():
+            takes = {"type", "anyOf", "enum", "allOf"} & setting.keys()
+            if not name.startswith("inherits.") and not (setting.get("description") and takes):
+                bare.append(f"{name}.{key}")
+    assert bare == []
+
+
+def test_defaults_are_shown_as_they_are_written() -> None:
+    settings = file_schema({})["$defs"]["InstanceSpec"]["properties"]
+    assert settings["on_demand_start_timeout"]["default"] == "10m"
+    assert settings["replicas"]["default"] == 1
+    assert [key for key, setting in settings.items() if setting.get("default", "") is None] == []
+    assert file_schema({})["$defs"]["ServerSpec"]["properties"]["orphan_ttl"]["default"] == "1h"
 
 
 @pytest.mark.parametrize(
