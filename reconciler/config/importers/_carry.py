@@ -20,6 +20,9 @@ _KEY_SHAPE = re.compile(
 _POSITION = re.compile(r"^\d+:\d+: ")
 _READ_LATER = re.compile(r"(\w+) is read from llamactl's own environment")
 ELSEWHERE = "leave it where it is; an OpenAI-compatible one can be declared with backend_type: custom or external"
+_AS_GIVEN = " stands in the file as it was given; "
+"""Of a warning about a secret that :func:`withheld` takes out."""
+_SECRET_FLAG = re.compile(r"-{1,2}[\w-]*(?:secret|passw|credential|token$|auth$|authorization$)[\w-]*", re.IGNORECASE)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -53,8 +56,10 @@ class Ledger:
         for warning in parsed.warnings:
             text = _POSITION.sub("", warning)
             later = _READ_LATER.match(text)
-            if later is None:
+            if later is None and _AS_GIVEN not in text:
                 self.add(what, text, line=line)
+            elif later is None:
+                continue
             elif f"${{{later[1]}" in str(parsed.instance()):
                 self.variable(later[1], what, text, f"set {later[1]} for llamactl", line=line)
 
@@ -63,7 +68,8 @@ class Ledger:
         why = f"the value is a secret and stays where it is; our file says ${{{name}}}"
         before = len(self.lost)
         self.variable(name, what, why, f"set {name} in llamactl's own environment", line=line)
-        self._references.update({name: entry for entry in self.lost[before:]})
+        if len(self.lost) > before:
+            self._references[name] = self.lost[-1]
         return Ref(name)
 
     def settle(self, body: Mapping[str, OptionValue]) -> None:
@@ -90,11 +96,13 @@ def withheld(value: OptionValue, ledger: Ledger, what: str, *, line: int | None 
             return _withheld_text(value, ledger, what, line, key)
         case list():
             kept: list[OptionValue] = []
-            for item in value:
-                before = value[len(kept) - 1] if kept else None
-                follows = isinstance(before, str) and is_secret_flag(before) and not str(item).startswith("-")
-                name = _variable(str(before)) if follows else ""
-                kept.append(withheld(item, ledger, what, line=line, key=name))
+            for at, item in enumerate(value):
+                before = value[at - 1] if at else None
+                follows = isinstance(before, str) and _hides(before)
+                if follows and isinstance(item, str) and item and not item.startswith("-") and not _is_reference(item):
+                    kept.append(str(ledger.secret(_variable(str(before)), what, line=line)))
+                else:
+                    kept.append(withheld(item, ledger, what, line=line))
             return kept
         case dict():
             return {name: withheld(item, ledger, what, line=line, key=name) for name, item in value.items()}
@@ -103,8 +111,11 @@ def withheld(value: OptionValue, ledger: Ledger, what: str, *, line: int | None 
 
 
 def _withheld_text(text: str, ledger: Ledger, what: str, line: int | None, key: str) -> str:
-    if not text or text.startswith("${"):
+    if not text or _is_reference(text):
         return text
+    name, equals, value = text.partition("=")
+    if equals and _hides(name) and value and not _is_reference(value):
+        return f"{name}={ledger.secret(_variable(name), what, line=line)}"
     if key and is_secret_name(key):
         return str(ledger.secret(_variable(key), what, line=line))
     spans = list(secrets_in(text)) + [match.span() for match in _KEY_SHAPE.finditer(text)]
@@ -117,6 +128,14 @@ def _withheld_text(text: str, ledger: Ledger, what: str, line: int | None, key: 
         parts += [text[at:start], str(ledger.secret(name, what, line=line))]
         at = end
     return "".join([*parts, text[at:]])
+
+
+def _is_reference(text: str) -> bool:
+    return re.fullmatch(r"\$\{[^}]*\}", text) is not None
+
+
+def _hides(word: str) -> bool:
+    return is_secret_flag(word) or _SECRET_FLAG.fullmatch(word) is not None
 
 
 def _variable(name: str) -> str:

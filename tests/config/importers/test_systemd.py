@@ -243,6 +243,24 @@ def test_a_program_that_no_backend_knows_runs_as_it_is() -> None:
     assert result.losses("no server that llamactl knows")
 
 
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("--api-key hush-1234", ["--api-key", "${API_KEY}"]),
+        ("--api-key=hush-1234", ["--api-key=${API_KEY}"]),
+        ("--client-secret hush-1234", ["--client-secret", "${CLIENT_SECRET}"]),
+        ("--url https://me:hush-1234@host/x", ["--url", "https://me:${PASSWORD}@host/x"]),
+        ("--auth ${HUSH}", ["--auth", "${HUSH}"]),
+        ("--tokens 12 --key-file /etc/key", ["--tokens", "12", "--key-file", "/etc/key"]),
+    ],
+)
+def test_secrets_of_an_unknown_program_become_references(words: str, kept: list[str]) -> None:
+    result = of_service("", start=f"/opt/own-server --port 3000 {words}")
+    assert result.instances["a"]["backend_options"]["command"] == ["/opt/own-server", "--port", "3000", *kept]
+    assert "hush-1234" not in result.everything
+    assert not result.losses("stands in the file as it was given")
+
+
 def test_a_second_command_is_told() -> None:
     result = of_service("ExecStart=/usr/bin/llama-server -m /m/y.gguf")
     assert [lost.line for lost in result.losses("an instance runs one command")] == [3]
