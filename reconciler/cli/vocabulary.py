@@ -228,15 +228,14 @@ def installed_schema(session: Session, file: Path | None) -> dict[str, Any]:
     return schema
 
 
-def used_tables(known: Installed) -> list[dict[str, str]]:
+def used_tables(known: Installed) -> list[dict[str, str | bool]]:
     """The tables that a load went by, for programs."""
     return [
-        {"backend_type": one.kind, "version": one.used, "program": one.path}
+        {"backend_type": one.kind, "version": one.used, "program": one.path, "outdated": one.outdated}
         for one in known.notes
-        if one.used is not None
     ]
 
 
 def lines_about(known: Installed, said: Iterable[str]) -> tuple[str, ...]:
     """What a load went by, for people: what was said meanwhile, and the tables that were used."""
-    return (*said, *(one.text for one in known.notes if one.used is not None))
+    return (*said, *(one.text for one in known.notes if not one.outdated))  # an outdated one was said

@@ -1,7 +1,8 @@
 """The options of the programs that are installed here: read on demand, kept in the state folder, used at every load from then on.
 
 Glue between the backends (how options are read), the host (finding, asking, keeping) and whoever loads a file. A table counts only
-for the very program it was read from; for a program that changed since, the packaged table counts again, and that is said.
+for the program it was read from. After the program changed its last table counts until it is read anew, and that is said: an
+upgrade must not make a file invalid that was valid a minute ago.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ class Note:
 
     kind: str
     path: str
-    used: str | None
-    """Name and version of the table that was used; None when there is one that does not count any more."""
+    used: str
+    """Name and version of the table that was used."""
+    outdated: bool = False
+    """It was read before the program changed, or by another version of llamactl."""
     text: str
     """A sentence for people."""
 
@@ -131,7 +134,7 @@ class Installed:
         return tuple(kind for kind, one in self._known.items() if one.option_source is not None)
 
     def lookup(self, kind: str, words: tuple[str, ...]) -> OptionTable | None:
-        """The table that was read from the very program these words start. Costs next to nothing where none is kept."""
+        """The table that was last read from the program these words start. Costs next to nothing where none is kept."""
         with self._lock:
             kept = [one for one in self._fresh if one.kind == kind] + list(self._tables.of(kind))
             option_source = self._known[kind].option_source
@@ -143,8 +146,7 @@ class Installed:
             except Rejected:  # what is wrong with the program is told by who starts or reads it
                 return None
             if hit is None:
-                self._outdated(kind, words, program, option_source, kept)
-                return None
+                return self._outdated(kind, words, program, option_source, kept)
             label = label_of(hit.table)
             self._note(
                 Note(kind=kind, path=program.path, used=label, text=f"options of {label}, read from {program.path}")
@@ -183,24 +185,26 @@ class Installed:
 
     def _outdated(
         self, kind: str, words: tuple[str, ...], program: Program, option_source: OptionSource, kept: Sequence[Kept]
-    ) -> None:
-        """Tell of a table that was read from the same file when it was another program, or by another version of llamactl."""
-        same = [one for one in kept if one.program.path == program.path]
+    ) -> OptionTable | None:
+        """The newest table of the same file from when it was another program, or read by another llamactl; it is told."""
+        same = [one for one in kept if one.program.command == program.command and self._makes_sense(one)]
         if not same:
-            return
+            return None
+        last = max(same, key=lambda one: one.read_at)
         backend = self._known[kind]
         command = f"llamactl vocabulary {(*backend.parse_routes, kind)[0]}"
         if words != backend.executable(None, BackendsSpec()):
             command += f" --executable {shlex.quote(shlex.join(words))}"
-        by_us = all(one.reader != _reader(option_source) for one in same)
-        why = "by another version of llamactl" if by_us else "before it changed"
-        text = f"the options of {program.path} were read {why}; run `{command}` (until then the packaged ones count)"
-        self._note(Note(kind=kind, path=program.path, used=None, text=text))
+        why = "by another version of llamactl" if last.reader != _reader(option_source) else "before it changed"
+        label = label_of(last.table)
+        text = f"the options of {program.path} were read {why}; run `{command}` (until then those of {label} count)"
+        self._note(Note(kind=kind, path=program.path, used=label, outdated=True, text=text))
+        return last.table
 
     def _note(self, note: Note) -> None:
         if self._told.get((note.kind, note.path)) != note:
             self._told[note.kind, note.path] = note
-            if note.used is None:
+            if note.outdated:
                 self._say(note.text)
             else:
                 log.info("%s", note.text)

@@ -73,16 +73,21 @@ def test_an_outdated_table_is_told_once_until_it_is_read_anew(tmp_path: Path) ->
     said: list[str] = []
     known = installed(tmp_path, said)
     known.read(KIND, (str(program),))
-    assert known.lookup(KIND, (str(program),)) is not None
+    before = known.lookup(KIND, (str(program),))
+    assert before is not None
     llama_server(program, version="2")
     for _ in range(3):
-        assert known.lookup(KIND, (str(program),)) is None
+        table = known.lookup(KIND, (str(program),))
+        assert table is not None, "an upgrade makes no file invalid"
+        assert table["version"] == before["version"]
     assert len(said) == 1
     assert "were read before it changed; run `llamactl vocabulary llama-cpp --executable" in said[0]
     known.read(KIND, (str(program),))
     assert known.lookup(KIND, (str(program),)) is not None
     llama_server(program, version="3")
-    assert known.lookup(KIND, (str(program),)) is None
+    table = known.lookup(KIND, (str(program),))
+    assert table is not None
+    assert table["version"] != before["version"], "the newest of those that were read"
     assert len(said) == 2
 
 
@@ -92,18 +97,18 @@ def test_a_default_program_is_named_by_the_short_command(tmp_path: Path) -> None
     program = llama_server(tmp_path / "llama-server")
     known.read(KIND, ("llama-server",))
     llama_server(program, version="2")
-    assert known.lookup(KIND, ("llama-server",)) is None
+    assert known.lookup(KIND, ("llama-server",)) is not None
     assert "run `llamactl vocabulary llama-cpp` (" in said[0]
 
 
-def test_what_another_reader_read_does_not_count(tmp_path: Path) -> None:
+def test_what_another_reader_read_counts_until_it_is_read_anew(tmp_path: Path) -> None:
     program = llama_server(tmp_path / "one")
     file = installed(tmp_path).read(KIND, (str(program),)).file
     assert file is not None
     data = json.loads(file.read_text())
     file.write_text(json.dumps({**data, "reader": "another"}))
     said: list[str] = []
-    assert installed(tmp_path, said).lookup(KIND, (str(program),)) is None
+    assert installed(tmp_path, said).lookup(KIND, (str(program),)) is not None
     assert "by another version of llamactl" in said[0]
 
 
@@ -153,7 +158,8 @@ def test_a_distribution_outside_of_the_environment_is_found_by_asking_once(tmp_p
     assert later.lookup("mlx_lm", program) is not None
     [metadata] = elsewhere.glob("*.dist-info")
     (metadata / "RECORD").write_text("upgraded\n")
-    assert later.lookup("mlx_lm", program) is None
+    assert later.lookup("mlx_lm", program) is not None
+    assert later.notes[0].outdated
 
 
 def test_a_program_whose_version_nothing_tells_is_read_with_a_caveat(tmp_path: Path) -> None:
@@ -176,7 +182,8 @@ def test_a_module_is_a_program_too(tmp_path: Path) -> None:
     assert known.lookup("mlx_lm", words) is not None
     assert known.lookup("mlx_lm", (str(made.folder / "bin" / "mlx_lm.server"),)) is None
     made.install("1.0")
-    assert known.lookup("mlx_lm", words) is None
+    assert known.lookup("mlx_lm", words) is not None
+    assert known.notes[0].outdated
 
 
 def test_nothing_is_started_by_a_lookup(tmp_path: Path) -> None:
@@ -184,7 +191,8 @@ def test_nothing_is_started_by_a_lookup(tmp_path: Path) -> None:
     known = installed(tmp_path)
     known.read(KIND, (str(program),))
     script(program, f"#!/bin/sh\ntouch {tmp_path}/started\n")
-    assert known.lookup(KIND, (str(program),)) is None
+    assert known.lookup(KIND, (str(program),)) is not None
+    assert known.notes[0].outdated
     assert not (tmp_path / "started").exists()
 
 
