@@ -139,25 +139,25 @@ class FileWatch:
     async def _at_rest(self) -> Seen:
         """Read between two equal looks at the identity, ``settle`` apart, or ``doubt`` apart where the text may not be whole.
 
-        Only watched time counts as stillness: of the time between two looks no more than twice ``settle``. Where this process itself
-        was held up (a busy machine, a suspended one), so perhaps was the writer.
+        Only watched time counts, as stillness and as patience: of the time between two looks no more than twice ``settle``. Where this
+        process itself was held up (a busy machine, a suspended one), so perhaps was the writer.
         """
-        began = looked = self._clock.monotonic()
-        still = 0.0
+        looked = self._clock.monotonic()
+        still = watched = 0.0
         identity = await self._identity()
         rewritten = False
-        while self._clock.monotonic() - began < self._pace.patience:
+        while watched < self._pace.patience:
             await self._clock.sleep(self._pace.settle)
             now = await self._identity()
-            if now != identity:
-                rewritten = rewritten or _same_files(identity, now)
-                identity, looked, still = now, self._clock.monotonic(), 0.0
-                continue
-            found = await asyncio.to_thread(self._read_now)
-            if found.identity != identity:
-                continue
-            still += min(self._clock.monotonic() - looked, 2 * self._pace.settle)
+            found = await asyncio.to_thread(self._read_now) if now == identity else None
+            lap = min(self._clock.monotonic() - looked, 2 * self._pace.settle)
             looked = self._clock.monotonic()
+            watched += lap
+            if found is None or found.identity != identity:
+                rewritten = rewritten or _same_files(identity, now)
+                identity, still = now, 0.0
+                continue
+            still += lap
             if still >= self._pace.doubt or not _may_be_cut(self._whole, found.content, rewritten=rewritten):
                 return found
         return await self._restless()
