@@ -6,7 +6,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,10 +126,7 @@ def test_edits_at_the_same_time_are_made_one_after_the_other(file: Path) -> None
         "from reconciler.config.document import set_instance\n"
         "rewrite(Path(sys.argv[1]), lambda text: set_instance(text, sys.argv[2], {'t': 'v'}), check=lambda content: None)\n"
     )
-    start: Callable[[int], subprocess.Popen[bytes]] = lambda number: subprocess.Popen(  # noqa: E731
-        [sys.executable, "-c", program, str(file), f"n{number}"]
-    )
-    running = [start(number) for number in range(4)]
+    running = [subprocess.Popen([sys.executable, "-c", program, str(file), f"n{number}"]) for number in range(4)]
     assert [one.wait(60) for one in running] == [0] * 4
     assert sorted(file.read_text().removeprefix(TEXT).split()) == sorted(
         word for number in range(4) for word in (f"n{number}:", "t:", "v")
