@@ -53,9 +53,12 @@ WORDS: Mapping[str, str] = {
     "commands": r"cannot split|is empty|must not be empty|is llamactl's to give|takes no (?:extra_args|executable)|has no meaning for"
     r"|would end the flags|the argument holds|says? where the port goes|in a container|show a secret|print something",
     "rules": r"needs a|adds to|cannot begin with a dash|--enable-log-outputs",
-    "values": r"is not JSON|takes a JSON mapping(?: or text)?, not '[^{]|reads as a flag|joined by commas|knows no infinity",
+    "values": r"reads as a flag|joined by commas|knows no infinity",
 }
 """How a refusal of the loader is recognised as one of ``LOADER_ONLY``; ``text`` and ``defaults`` go by place, not by words."""
+
+READ_BY_THE_SERVER = r"JSON| takes .*\bnumber (?:from|of at least|at most|above|below) "
+"""In a refusal of a text: that it is no JSON, or a number beyond a limit."""
 
 
 @lru_cache(maxsize=1)
@@ -82,11 +85,7 @@ def kinds_of(problem: Problem, document: Data) -> set[str]:
     if problem.path.endswith("executable"):
         found.add("commands")
     here, kinds = _found(document, problem.path)
-    if (
-        isinstance(here, str)
-        and re.search(r"\d", here)
-        and re.search(r" takes .*(?: from | at least | at most | above | below )", problem.message)
-    ):
+    if isinstance(here, str) and re.search(READ_BY_THE_SERVER, problem.message):
         found.add("values")
     if any("${" in text for text in (here, *kinds) if isinstance(text, str)):
         found.add("variables")
