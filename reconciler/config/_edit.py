@@ -147,8 +147,10 @@ def _edited(text: str, tree: _tree.Table, name: str, body: Document | None) -> s
     refused = _refused(f"the instance {name!r} is written in a way that cannot be changed", _place(text, tree, name))
     try:
         result = _spliced(bare, lambda changer, layout, root: _plan(changer, layout, root, name, body))
-        if same(_meaning(_read(result)), expected):
-            return mark + result
+        # text of whole lines that has come to stand last needs its line end
+        for text_now in (result, _ended(result)):
+            if same(_meaning(_read(text_now)), expected):
+                return mark + text_now
     except Unsupported as why:
         if why.at is not None:
             lines = Lines(bare)

@@ -146,6 +146,11 @@ def test_text_of_whole_lines_at_the_very_end_is_not_given_a_line_end_it_did_not_
     assert instances(set_enabled(text, "a", False))["a"] == {"enabled": False, "note": "x"}
 
 
+def test_text_of_whole_lines_that_comes_to_stand_last_keeps_its_line_end() -> None:
+    text = "instances:\n  a:\n    note: |\n      x\n  b: {}"
+    assert remove_instance(text, "b") == "instances:\n  a:\n    note: |\n      x\n"
+
+
 def test_one_and_true_are_different_values() -> None:
     text = "instances:\n  a: {x: 1, y: 1.0, z: true}\n"
     assert set_instance(text, "a", {"x": True, "y": 1, "z": 1}) == "instances:\n  a: {x: true, y: 1, z: 1}\n"
