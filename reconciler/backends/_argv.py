@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from reconciler.backends import _tokens
 from reconciler.backends._flags import set_deep
 from reconciler.backends._hide import flag_named, looks_secret, named, secret_flag
-from reconciler.backends._jsontext import DEEPEST, read_json
+from reconciler.backends._jsontext import DEEPEST, loose_json, read_json
 from reconciler.backends._shell import DASHES
 from reconciler.backends._tokens import Word, plain_words
 from reconciler.backends._values import (
@@ -31,15 +31,11 @@ from reconciler.backends._values import (
 from reconciler.backends._vocabulary import Kind, Option, Syntax, Type, Vocabulary
 
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+(?:[eE][+-]?\d+)?")
-_HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
-_HUMAN_FACTOR = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SECRET = re.compile(r"--?(?:[a-z]+[-_])*(?:api[-_]?keys?|hf[-_]?token)")
 _MOST_GUESSES = 8
 """Unknown words after which no nearest name is looked for any more: guessing costs 0.2 ms each."""
 _MOST_UNKNOWN = 100
 """Unknown flags after which the text is taken for something else than a command of this server."""
-_LONGEST_NUMBER = 19
-"""Characters of a number with a suffix: any that a server can use is shorter."""
 _ON_OFF = frozenset({"on", "off"})
 
 
@@ -226,10 +222,10 @@ class _Reader:
             _tokens.refuse(word, "this value cannot be written to a file without loss", f"give {base} as a whole")
         if len(path) > DEEPEST or "${" in name:
             _tokens.refuse(word, "this flag cannot be written as a key of the file", f"give {base} as a whole")
-        item: JsonValue = list(text.split(",")) if adds else _loose_json(text)
+        item: JsonValue = list(text.split(",")) if adds else loose_json(text)
         if self.pasted and not adds:
-            item = read_json(text, _loose_json)
-            if item == text != _loose_json(text):
+            item = read_json(text, loose_json)
+            if item == text != loose_json(text):
                 _tokens.refuse(word, "this value cannot be written to a file without loss", f"give {base} as a whole")
         before = _deep(held, path)
         if adds and isinstance(before, list):
@@ -369,7 +365,8 @@ class _Reader:
 
     def _extend(self, word: Word, option: Option, values: list[JsonValue]) -> None:
         held = self.done.options.get(option.name)
-        self.done.options[option.name] = [*held, *values] if isinstance(held, list) else values
+        together = [*held, *values] if isinstance(held, list) else values
+        self.done.options[option.name] = together
         self.done.words.setdefault(option.name, word)
 
     def _warn(self, word: Word, message: str) -> None:
@@ -380,19 +377,3 @@ def _deep(base: JsonValue, path: Sequence[str]) -> JsonValue:
     for part in path:
         base = base.get(part) if isinstance(base, dict) else None
     return base
-
-
-def _loose_json(text: str) -> JsonValue:
-    """A dotted flag's value as vLLM reads it: JSON, else a number with a suffix, else text."""
-    if text == "null":
-        return None
-    value = decode_json(text)
-    if value is not None:
-        return value
-    human = _HUMAN.fullmatch(text)
-    if human is None or len(text) > _LONGEST_NUMBER:
-        return text
-    number, suffix = human.groups()
-    if suffix.isupper():
-        return int(number) * _HUMAN_FACTOR[suffix] if number.isdigit() else text
-    return int(float(number) * _HUMAN_FACTOR[suffix])

@@ -14,9 +14,11 @@ from pydantic import JsonValue
 
 from reconciler.backends import _docker, _tokens
 from reconciler.backends._argv import Reading, read_words
+from reconciler.backends._flags import option_words
 from reconciler.backends._hide import at_word, flag_named, looks_secret, secret_flag, secret_variable, with_source
 from reconciler.backends._outer import REFUSED
 from reconciler.backends._tokens import Word
+from reconciler.backends._values import ValueProblem
 from reconciler.backends._vocabulary import Syntax, Vocabulary
 from reconciler.backends._wrappers import Peeled, Program, peel, peel_outer, quoted
 from reconciler.core.contracts import ParsedCommand
@@ -70,6 +72,7 @@ def _parse(
     peeled = peel(words, program)
     reading = read_words(vocabulary, peeled.arguments)
     _take_ours(vocabulary, reading, peeled, refused)
+    _check_values(vocabulary, reading)
     for name in sorted(key_variables & peeled.environment.keys()):
         del peeled.environment[name]
         peeled.warn(peeled.places[name], f"{name} was dropped: {_OWN_KEY}")
@@ -207,6 +210,10 @@ def _hide_variables(peeled: Peeled) -> None:
 
 def _take_ours(vocabulary: Vocabulary, reading: Reading, peeled: Peeled, refused: Mapping[str, str]) -> None:
     """Take out what is llamactl's to say, each with a warning; refuse what starts no server that could be used."""
+    model = reading.options.get("model")
+    if vocabulary["model"].positional and isinstance(model, str) and model.startswith("-"):
+        hint = "write ./ before a folder's name"
+        _tokens.refuse(reading.words["model"], "a model's name cannot begin with a dash: it reads as a flag", hint)
     for name in list(reading.options):
         option, word = vocabulary[name], reading.words[name]
         if option.exits:
@@ -232,6 +239,19 @@ def _take_ours(vocabulary: Vocabulary, reading: Reading, peeled: Peeled, refused
         elif option.secret:
             value = reading.options.pop(name)
             reading.warnings.append(at_word(word, f"{option.flag} was dropped: {_secret(name, value, word, peeled)}"))
+
+
+def _check_values(vocabulary: Vocabulary, reading: Reading) -> None:
+    """What the file could not be loaded with is refused here, where its place in the command is known."""
+    for name, value in reading.options.items():
+        if "${" in repr(value):  # what it holds is known when the file is loaded
+            continue
+        try:
+            option_words(vocabulary.syntax, vocabulary[name], value)
+        except ValueProblem as problem:
+            hidden = looks_secret(problem.message)
+            message = f"{vocabulary[name].flag} cannot take the given value" if hidden else problem.message
+            _tokens.refuse(reading.words[name], message, None if hidden else problem.hint)
 
 
 def _secret(name: str, value: JsonValue, word: Word, peeled: Peeled) -> str:

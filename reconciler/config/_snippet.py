@@ -15,6 +15,8 @@ from reconciler.config._render import flow, is_lines, key_text, plain_text
 
 _STEP = 2
 """Columns of one level."""
+_LONGEST_KEY = 1000
+"""Characters; YAML takes 1024 before the colon, and more only behind a question mark."""
 _SENTENCE = re.compile(r"[A-Za-z_][A-Za-z0-9_./=-]*(?: [A-Za-z0-9_./=-]+)+")
 """Words that stay bare: nothing in them means anything to YAML."""
 
@@ -23,7 +25,8 @@ def lines(value: Mapping[str, JsonValue], indent: int = 0) -> Iterator[str]:
     """A mapping in block style, without line ends."""
     pad = " " * indent
     for name, item in value.items():
-        head = f"{pad}{key_text(name)}:"
+        key = key_text(name)
+        head = f"{pad}{key}:" if len(key) < _LONGEST_KEY else f"{pad}? {key}\n{pad}:"
         if isinstance(item, dict) and item:
             yield head
             yield from lines(item, indent + _STEP)

@@ -16,6 +16,8 @@ from reconciler.server.problems import PlacedRefusal, bad_request
 from reconciler.server.requests import read_object
 
 YAML_TYPE = "application/yaml"
+AT_ONCE = 4096
+"""Characters of a command that is read without a thread: forty flags have 1,500 and take 0.3 ms, 4 KiB of garbage 5 ms."""
 
 
 class ParseCommand:
@@ -36,8 +38,10 @@ class ParseCommand:
                 )
             )
         try:
-            # pure, but a pasted megabyte takes a while: others should not wait for it
-            parsed = await asyncio.to_thread(backend.parse, command)
+            if len(command) <= AT_ONCE:
+                parsed = backend.parse(command)
+            else:  # pure, but a pasted page takes a while: others should not wait for it
+                parsed = await asyncio.to_thread(backend.parse, command)
         except Rejected as rejected:
             raise PlacedRefusal(400, rejected.problems, code="command_not_understood") from None
         yaml = snippet(parsed.name, parsed.instance())
