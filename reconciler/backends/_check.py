@@ -40,9 +40,13 @@ def check_options(
     """The options by canonical name, and what is wrong with them. ``refused`` says why an option cannot be set."""
     given, problems = resolve(vocabulary, spec.backend_options)
     found = list(problems)
+    wrong = set()
     for item in given.values():
-        found.extend(_one(vocabulary, item, spec, allow_hosts=allow_hosts, refused=refused))
-    found.extend(broken(vocabulary, given, spec.extra_args))
+        own = tuple(_one(vocabulary, item, spec, allow_hosts=allow_hosts, refused=refused))
+        found.extend(own)
+        if not all(problem.warning for problem in own):
+            wrong.add(item.option.name)
+    found.extend(broken(vocabulary, given, spec.extra_args, wrong=wrong))
     return given, found
 
 

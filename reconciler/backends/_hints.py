@@ -55,6 +55,9 @@ def _choice(option: Option, value: JsonValue) -> str | None:
     close = same or get_close_matches(text, words, n=1, cutoff=0.5) or inside[:1]
     if close:
         return f"did you mean {close[0]}?"
+    said = said_bool(value)
+    if said is not None and {"on", "off"} <= set(words):
+        return f"did you mean {'on' if said else 'off'}?"
     off = next((word for word in ("none", "off", "disabled") if value is False and word in words), None)
     return f"did you mean {off}?" if off is not None else None
 
@@ -67,7 +70,7 @@ def _number(option: Option, value: JsonValue) -> str | None:
     assert isinstance(value, (int, float))
     if option.type is Type.INT and isinstance(value, float) and math.isfinite(value) and value == int(value):
         return f"write {int(value)}"
-    if option.maximum == 1 and 1 < value <= 100:
+    if option.maximum == 1 and 5 <= value <= 100:
         return f"did you mean {value / 100:g}?"
     return None
 
@@ -77,6 +80,9 @@ def _number_text(option: Option, text: str) -> str | None:
     if close:
         return f"did you mean {close[0]}?"
     if size := _SIZE.fullmatch(text):
+        short = size[1] + size[2].lower()
+        if option.pattern is not None and re.fullmatch(option.pattern, short):
+            return f"write {short}"
         return f"write {int(float(size[1]) * 1024 ** _POWER[size[2].lower()])}"
     if _GROUPED.fullmatch(text):
         return f"write {re.sub(r'[,_ ]', '', text)}"
@@ -90,7 +96,9 @@ def _number_text(option: Option, text: str) -> str | None:
         number = float(text)
     except ValueError:
         return None
-    return _number(option, number) if math.isfinite(number) else None
+    if not math.isfinite(number):
+        return None
+    return _number(option, number) or (f"write {number:.15g}" if option.type is Type.FLOAT else None)
 
 
 def broken_json(text: str) -> tuple[str, str | None] | None:

@@ -7,7 +7,7 @@ chooses by itself, a text that only it reads, an option that ``extra_args`` may 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from pydantic import JsonValue
 
@@ -70,7 +70,9 @@ class Facts:
 
     def on(self, name: str) -> bool:
         """Given, and neither off nor empty."""
-        return self.value(name) not in (None, False, "") and self.vocabulary[name.partition(".")[0]].name in self.given
+        value = self.value(name)
+        off = value is None or value is False or value == ""  # 0 is a value like any other
+        return not off and self.vocabulary[name.partition(".")[0]].name in self.given
 
     def number(self, name: str) -> float | None:
         """The worth of a number; None where it is not known."""
@@ -82,10 +84,19 @@ class Facts:
         return self.given[option.name].key if option.name in self.given else None
 
 
-def broken(vocabulary: Vocabulary, given: Mapping[str, Given], extra_args: Sequence[str]) -> Iterator[OptionProblem]:
-    """Every rule that these options break."""
+def broken(
+    vocabulary: Vocabulary, given: Mapping[str, Given], extra_args: Sequence[str], *, wrong: Set[str] = frozenset()
+) -> Iterator[OptionProblem]:
+    """Every rule that these options break; silent about rules that speak of the ``wrong`` ones, whose values mean nothing."""
     facts = Facts(vocabulary, given, extra_args)
     for rule in vocabulary.rules:
+        spoken = {
+            name.partition(".")[0]
+            for name in (rule.option, *rule.needs, rule.conflicts, rule.other, *rule.when)
+            if name
+        }
+        if not wrong.isdisjoint(spoken):
+            continue
         if not _applies(rule, facts) or not _violated(rule, facts):
             continue
         others = [name for name in (rule.conflicts, rule.other) if name is not None]
@@ -102,9 +113,14 @@ def broken(vocabulary: Vocabulary, given: Mapping[str, Given], extra_args: Seque
 def _applies(rule: Rule, facts: Facts) -> bool:
     for name, wanted in rule.when.items():
         among = wanted if isinstance(wanted, list) else [wanted]
-        if facts.raw(name) or facts.value(name) not in among:
+        if facts.raw(name) or not any(_same(facts.value(name), one) for one in among):
             return False
     return True
+
+
+def _same(value: JsonValue, wanted: JsonValue) -> bool:
+    """Equal as the server reads them: ``"1"`` is 1, and 1 is not true."""
+    return isinstance(value, bool) is isinstance(wanted, bool) and str(value) == str(wanted)
 
 
 def _violated(rule: Rule, facts: Facts) -> bool:

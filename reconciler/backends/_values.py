@@ -41,8 +41,9 @@ def shown(value: object, option: Option | None = None) -> str:
         return "the given value"
     if isinstance(value, (dict, list)):
         return "a mapping" if isinstance(value, dict) else "a list"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text[: _LONGEST_SHOWN + 1])
+    if not isinstance(value, str):
+        return json.dumps(value, default=str)[:_LONGEST_SHOWN]
+    text = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in value[: _LONGEST_SHOWN + 1])
     return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…")
 
 
@@ -66,7 +67,7 @@ def expected(option: Option) -> str:
             Type.INT: "a whole number" + _limits(option),
             Type.FLOAT: "a number" + _limits(option),
             Type.STR: "text",
-            Type.JSON: "a JSON mapping" if option.mapping else "JSON (a YAML mapping or list)",
+            Type.JSON: "a mapping (YAML or JSON)" if option.mapping else "JSON (a YAML mapping or list)",
             Type.ANY: "a word or a number",
         }[option.type]
     also = [*option.words]
@@ -257,6 +258,8 @@ def read_bool(option: Option, value: JsonValue) -> bool:
     """A switch's value; text is understood because variables expand to text. Raises ValueProblem."""
     if isinstance(value, bool):
         return value
+    if value is None:
+        raise ValueProblem(f"{option.flag} has no value; it takes true or false", hint="give one, or remove the line")
     if isinstance(value, str) and value in TRUE_TEXTS:
         return True
     if isinstance(value, str) and value in FALSE_TEXTS:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 from reconciler.backends._base import OURS, VocabularyBackend
-from reconciler.backends._rules import Facts, named, visible_devices
 from reconciler.backends._docker import entrypoint, is_run
 from reconciler.backends._flags import OPTIONS, Given, render
 from reconciler.backends._reading import QUIET
 from reconciler.backends._reading_argparse import read_argparse, source
+from reconciler.backends._rules import Facts, named, visible_devices
 from reconciler.backends._values import ValueProblem, item_text
 from reconciler.backends._vocabulary import Syntax, Vocabulary
 from reconciler.backends._wrappers import Program

@@ -3,7 +3,8 @@
 ``read_argv.py vllm`` or ``read_argv.py mlx_lm``. A line asks ``{"argv": [...], "flags": {flag: null or text}}``; the answer has
 ``values``, what the namespace holds for each of these flags, the ``model``, and ``others``, the entries that changed besides; or
 ``error``, the parser's words. Config objects are not plain data: for a flag with a text the answer says whether its value equals
-what the option's own converter makes of that text.
+what the option's own converter makes of that text. With ``configure`` vLLM goes on to its whole configuration, whose complaint
+is an ``error`` too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import re
@@ -27,30 +29,37 @@ class Caught(Exception):
 
 def vllm() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, list[str]]:
     """The whole program's parser, that of ``serve``, and the words before the arguments."""
-    from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    parser = FlexibleArgumentParser(description="vLLM CLI")
-    serve = ServeSubcommand().subparser_init(parser.add_subparsers(required=False, dest="subparser"))
+    cli = importlib.import_module("vllm.entrypoints.cli.serve")
+    parser = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser(description="vLLM CLI")
+    serve = cli.ServeSubcommand().subparser_init(parser.add_subparsers(required=False, dest="subparser"))
     return parser, serve, ["serve"]
+
+
+def configured(found: argparse.Namespace) -> None:
+    """Go on as ``vllm serve`` does, up to the whole configuration of the engine; raises what vLLM raises."""
+    importlib.import_module("vllm.entrypoints.launchers.cli_args").validate_parsed_serve_args(found)
+    found.model = found.model_tag
+    importlib.import_module("vllm.engine.arg_utils").AsyncEngineArgs.from_cli_args(found).create_engine_config()
 
 
 def mlx_lm() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, list[str]]:
     """The parser that ``main`` of the server builds, caught where it is used."""
-    import mlx_lm.server
+    server = importlib.import_module("mlx_lm.server")
+    found: list[argparse.ArgumentParser] = []
 
     def catch(self: argparse.ArgumentParser, *_: object) -> None:
-        raise Caught(self)
+        found.append(self)
+        raise Caught
 
     original = argparse.ArgumentParser.parse_args
     argparse.ArgumentParser.parse_args = catch  # type: ignore[assignment,method-assign]
     try:
-        mlx_lm.server.main()
-    except Caught as caught:
-        parser: argparse.ArgumentParser = caught.args[0]
+        server.main()
+    except Caught:
+        return found[0], found[0], []
     finally:
         argparse.ArgumentParser.parse_args = original  # type: ignore[method-assign]
-    return parser, parser, []
+    raise SystemExit("main of mlx_lm.server built no parser")
 
 
 def plain(value: Any) -> Any:
@@ -79,19 +88,21 @@ def answers(parser: argparse.ArgumentParser, inner: argparse.ArgumentParser, bef
         heard = io.StringIO()
         try:
             with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
-                found = vars(parser.parse_args([*before, *asked["argv"]]))
+                space = parser.parse_args([*before, *asked["argv"]])
+                found = vars(space)
+                if asked.get("configure"):
+                    configured(space)
         except (SystemExit, ValueError, TypeError, ArithmeticError) as error:
-            yield json.dumps({"error": f"{error!r}: {heard.getvalue()[-300:]}"})
+            yield json.dumps({"error": f"{error!r}: {heard.getvalue()[-300:]}"[:600]})
             continue
         values = {}
         expected = {inner._option_string_actions[flag].dest for flag in asked["flags"]}
         for flag, text in asked["flags"].items():
-            action = inner._option_string_actions[flag]
+            action: Any = inner._option_string_actions[flag]
             value = found[action.dest]
             if text is None:
                 values[flag] = plain(value)
             else:
-                assert action.type is not None
                 values[flag] = told(value) == told(action.type(text))
         others = [name for name, value in found.items() if name not in expected and value != defaults.get(name)]
         yield json.dumps(
@@ -103,7 +114,7 @@ def main() -> None:
     """Say that the parser is ready, with its options' flags and names, then answer until the input ends."""
     out = sys.stdout
     sys.stdout = sys.stderr  # whatever a server prints while it is imported is not an answer
-    sys.argv[1:], kind = [], sys.argv[1]
+    kind = sys.argv.pop()
     parser, inner, before = {"vllm": vllm, "mlx_lm": mlx_lm}[kind]()
     dests = {flag: action.dest for flag, action in inner._option_string_actions.items()}
     out.write(READY + json.dumps(dests) + "\n")

@@ -23,7 +23,8 @@ from pydantic import JsonValue
 
 from reconciler.backends._flags import render_options
 from reconciler.backends._vocabulary import Kind, Option, Type, Vocabulary, load
-from tests.backends.values import canonical, free
+from tests.backends import broken
+from tests.backends.values import free
 from tests.real.conftest import Declare
 from tests.real.servers import LLAMA_CPP, MLX_LM, VLLM, RealServer
 
@@ -66,12 +67,15 @@ FILES = {
     "m.ini": "",
 }
 LLAMA: Mapping[str, list[JsonValue]] = {
-    **dict.fromkeys(("cpu_mask", "cpu_mask_batch", "spec_draft_cpu_mask", "spec_draft_cpu_mask_batch"), ["0x3", "F"]),
-    **dict.fromkeys(("cpu_range", "cpu_range_batch", "spec_draft_cpu_range"), ["0-1"]),
-    **dict.fromkeys(("device", "spec_draft_device"), ["none", ["none"]]),
-    **dict.fromkeys(("slot_save_path", "media_path"), ["FILES"]),
-    **dict.fromkeys(("override_tensor", "spec_draft_override_tensor"), ["a b=CPU", ["x=CPU", "y=CPU"]]),
-    **dict.fromkeys(("lora_scaled", "control_vector_scaled"), ["a b.gguf:0.5", ["a:1", "b:-0.5"]]),
+    **{
+        name: ["0x3", "F"]
+        for name in ("cpu_mask", "cpu_mask_batch", "spec_draft_cpu_mask", "spec_draft_cpu_mask_batch")
+    },
+    **{name: ["0-1"] for name in ("cpu_range", "cpu_range_batch", "spec_draft_cpu_range")},
+    **{name: ["none", ["none"]] for name in ("device", "spec_draft_device")},
+    **{name: ["FILES"] for name in ("slot_save_path", "media_path")},
+    **{name: ["a b=CPU", ["x=CPU", "y=CPU"]] for name in ("override_tensor", "spec_draft_override_tensor")},
+    **{name: ["a b.gguf:0.5", ["a:1", "b:-0.5"]] for name in ("lora_scaled", "control_vector_scaled")},
     "override_kv": ["a=int:-5", ["a=bool:true", "b=str:c d"]],
     "logit_bias": ["15043+1", ["15043+1", "15044-1.5"]],
     "rpc": [],  # left out of this build
@@ -99,12 +103,12 @@ class Reader:
     process: subprocess.Popen[str]
     dests: Mapping[str, str]
 
-    def ask(self, argv: list[str], flags: Mapping[str, str | None]) -> dict[str, Any]:
-        """What the parser makes of an argv."""
+    def ask(self, argv: list[str], flags: Mapping[str, str | None], *, configure: bool = False) -> dict[str, Any]:
+        """What the parser makes of an argv, and with ``configure`` what follows it in the server."""
         to, answers = self.process.stdin, self.process.stdout
         assert to is not None
         assert answers is not None
-        to.write(json.dumps({"argv": argv, "flags": flags}) + "\n")
+        to.write(json.dumps({"argv": argv, "flags": flags, "configure": configure}) + "\n")
         to.flush()
         line = answers.readline()
         assert line, f"the parser's process ended at {argv}"
@@ -256,6 +260,50 @@ def test_vllm_reads_from_our_argv_what_the_options_mean(declare: Declare, tmp_pa
         hold(parser, vocabulary, each=6, sets=300)
 
 
+def test_vllm_refuses_what_our_rules_and_limits_refuse(declare: Declare, tmp_path: Path) -> None:
+    """Its own validation and configuration, short of loading the model: every broken rule, every limit."""
+    vocabulary = load("vllm")
+    with reader(declare, VLLM, tmp_path / "log") as parser:
+        model = str(declare("model", VLLM).model)
+        for case in broken.VLLM:
+            assert refused(parser, vocabulary, model, case.options), f"vLLM takes {case.options}"
+            if case.here:
+                assert refused(parser, vocabulary, model, case.mended) is None
+        for option in vocabulary:
+            for value in behind(option):
+                options = {**LIMIT_NEEDS.get(option.name, {}), option.name: value}
+                assert refused(parser, vocabulary, model, options, unchecked=True), f"vLLM takes {option.name}: {value}"
+
+
+def refused(
+    parser: Reader, vocabulary: Vocabulary, model: str, options: Mapping[str, JsonValue], *, unchecked: bool = False
+) -> str | None:
+    """What vLLM says against the options; ``unchecked`` writes the words itself, for values that we refuse to render."""
+    length = {} if "max_model_len" in options else {"max_model_len": 512}
+    if unchecked:
+        words = [word for name, value in options.items() for word in _bare(vocabulary[name], value)]
+        argv = [*render_options(vocabulary, length), *words]
+    else:
+        argv = [*render_options(vocabulary, {**length, **options})]
+    complaint = parser.ask([model, *argv], {}, configure=True).get("error")
+    return None if complaint is None else str(complaint)
+
+
+def _bare(option: Option, value: JsonValue) -> list[str]:
+    return [option.flag] if value is True else [f"{option.flag}={value}"]
+
+
+LIMIT_NEEDS: Mapping[str, Options] = {"max_loras": {"enable_lora": True}}
+
+
+def behind(option: Option) -> list[float]:
+    """Numbers just behind an option's limits."""
+    step = 1 if option.type is Type.INT else 0.01
+    outer = [limit + sign * step for limit, sign in ((option.minimum, -1), (option.maximum, 1)) if limit is not None]
+    numbers = [*outer, *(limit for limit in (option.above, option.below) if limit is not None)]
+    return [int(number) if option.type is Type.INT else number for number in numbers]
+
+
 def test_mlx_reads_from_our_argv_what_the_options_mean(declare: Declare, tmp_path: Path) -> None:
     vocabulary = load("mlx_lm")
     with reader(declare, MLX_LM, tmp_path / "log") as parser:
@@ -325,5 +373,10 @@ def test_llama_server_takes_every_option_that_we_render(declare: Declare, tmp_pa
         for edge, step in ((option.minimum, -1), (option.maximum, 1)):
             if edge is not None and not option.removed:
                 assert taken(program, (option.flag, str(int(edge) + step))) is not None, f"{option.name}: {edge}"
+    model = str(declare("model", LLAMA_CPP).model)
+    for case in broken.LLAMA_CPP:  # these are seen when the model is loaded, which takes it milliseconds
+        argv = render_options(vocabulary, {"model": model, "ctx_size": 256, **case.options})
+        done = subprocess.run([program, *argv, "--port", "0"], capture_output=True, timeout=60, check=False)
+        assert done.returncode not in (0, -9), f"llama-server takes {case.options}"
     assert taken(program, ("--no-such-flag",)) is not None, "a flag that it does not know is refused before --version"
     assert taken(program, ("--ctx-size", "x")) is not None
