@@ -1,7 +1,7 @@
 """The parsers under mutated command lines: never anything but an understood command or a refusal at a place inside the text, and soon.
 
 Inputs are pieces of the project's table joined, cut, doubled and salted with what shells and editors make of text, and plain noise.
-``LLAMACTL_FUZZ_SECONDS`` says for how long (10 by default, split among the parsers); ``LLAMACTL_FUZZ_SEED`` repeats a run.
+``LLAMACTL_FUZZ_SECONDS`` says for how long (20 by default, split among the parsers); ``LLAMACTL_FUZZ_SEED`` repeats a run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reconciler.core.errors import Problem, Rejected
 from tests.backends.samples import backend
 from tests.backends.test_parse_corpus import EVERY, EVERY_WRONG
 
-SECONDS: Final = float(os.environ.get("LLAMACTL_FUZZ_SECONDS", "10"))
+SECONDS: Final = float(os.environ.get("LLAMACTL_FUZZ_SECONDS", "20"))
 LONGEST_ONE_S: Final = 5.0
 """One input that takes longer hangs: the slowest known ones (128 KiB of asterisks) take 0.4 s on a slow core."""
 _VARIABLE: Final = re.compile(r"\$\{[A-Za-z_]")

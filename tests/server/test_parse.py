@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from reconciler.backends import discover
+from reconciler.config import load
 from tests.server.fakes import MANAGEMENT_KEY, FakeControl, access_key, routes, serving
 from tests.server.test_api import curl, example
 
@@ -90,6 +91,82 @@ async def test_another_body_or_route_is_refused_in_words() -> None:
         assert unknown.status == 404
         assert "llama-cpp" in unknown.json()["detail"]
         assert (await server.request("POST", URL, {"command": EXAMPLE})).status == 401
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "column"),
+    [
+        ("vllm serve m | tee log", 1, 14),
+        ("vllm serve m \\\r\n  --seed 1 \\\r\n  --seed 2", 3, 3),
+        ("vllm serve m \\\n  --dtype flot16", 2, 3),
+        ("sudo vllm serve m", 1, 1),
+    ],
+)
+async def test_a_refusal_is_a_problem_document_with_the_place(command: str, line: int, column: int) -> None:
+    async with serving(control()) as server:
+        answer = await server.request("POST", URL, {"command": command}, key=MANAGEMENT_KEY)
+    assert answer.status == 400
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    body = answer.json()
+    assert body["status"] == 400
+    assert f"line {line}, column {column}" in body["detail"]
+    (problem,) = body["problems"]
+    assert (problem["line"], problem["column"]) == (line, column)
+    assert problem["message"]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 400),
+        (b"vllm serve m", 400),
+        (b'"vllm serve m"', 400),
+        (b'{"command": null}', 400),
+        (b'{"command": ["vllm", "serve", "m"]}', 400),
+        (b'{"command": "vllm serve m", "command": "x"}', 400),
+        (b'{"command": "vllm serve m", "backend": "vllm"}', 400),
+        (b'{"command": "\xff"}', 400),
+        (b'{"command": "vllm serve \\ud800"}', 400),
+        (b'{"command": "' + b"x" * 1_000_000 + b'"}', 400),
+        (b'{"command": "' + b"x" * 1_100_000 + b'"}', 413),
+    ],
+)
+async def test_a_body_of_another_shape_or_size_is_refused_as_a_problem(data: bytes, status: int) -> None:
+    async with serving(control()) as server:
+        answer = await server.request("POST", URL, data, key=MANAGEMENT_KEY)
+    assert answer.status == status
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    assert answer.json()["detail"]
+
+
+async def test_warnings_are_texts_that_begin_with_their_place() -> None:
+    command = "A=1 vllm serve m \\\n  --host 0.0.0.0 --frobnicate x\n--port 1"
+    async with serving(control()) as server:
+        answer = await server.request("POST", URL, {"command": command}, key=MANAGEMENT_KEY)
+    warnings = answer.json()["warnings"]
+    assert [warning.split(": ")[0] for warning in warnings] == ["2:3", "2:18", "3:1", "3:1"]
+
+
+@pytest.mark.parametrize("tail", ["", " --seed q", " | tee", " 'open", " stray"])
+async def test_no_secret_is_in_an_answer(tail: str) -> None:
+    command = "HF_TOKEN=S3cretNumberOne vllm serve m --api-key S3cretNumberTwo --hf-token S3cretNumberThree" + tail
+    async with serving(control()) as server:
+        answer = await server.request("POST", URL, {"command": command}, key=MANAGEMENT_KEY)
+    assert answer.status == (400 if tail else 200)
+    assert b"S3cret" not in answer.body
+
+
+async def test_the_snippet_in_the_answer_is_a_file_that_loads() -> None:
+    command = "A='x y' /opt/v/bin/vllm serve m/x --hf-overrides '{\"a\": [1, \"${B}\"]}' --frobnicate '#1' --seed -1"
+    async with serving(control()) as server:
+        answer = await server.request("POST", URL, {"command": command}, key=MANAGEMENT_KEY)
+    said = answer.json()
+    fleet = load.load_text(said["yaml"].encode(), name="snippet.yaml", backends=discover(), environ={})
+    spec = fleet.instances[said["name"]]
+    assert spec.backend_options == {"model": "m/x", "hf_overrides": {"a": [1, "${B}"]}, "seed": -1}
+    assert spec.environment == said["environment"] == {"A": "x y"}
+    assert list(spec.extra_args) == said["extra_args"] == ["--frobnicate", "#1"]
+    assert spec.executable == said["executable"] == "/opt/v/bin/vllm"
 
 
 async def test_nothing_is_ever_executed(monkeypatch: pytest.MonkeyPatch) -> None:
