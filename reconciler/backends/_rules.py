@@ -70,9 +70,10 @@ class Facts:
 
     def on(self, name: str) -> bool:
         """Given, and neither off nor empty."""
-        value = self.value(name)
-        off = value is None or value is False or value == ""  # 0 is a value like any other
-        return not off and self.vocabulary[name.partition(".")[0]].name in self.given
+        option, value = self.vocabulary[name.partition(".")[0]], self.value(name)
+        nothing = value == "" and option.kind is not Kind.LIST  # a list of one empty text is a list
+        off = value is None or value is False or nothing  # and 0 is a value like any other
+        return not off and option.name in self.given
 
     def number(self, name: str) -> float | None:
         """The worth of a number; None where it is not known."""

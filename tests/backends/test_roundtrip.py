@@ -184,10 +184,21 @@ def pasted(kind: str, options: Options) -> Options:
     return kept
 
 
+def accompanied(vocabulary: Vocabulary, options: Options) -> Options:
+    """With what the server's rules demand beside them, so that a file with these options is accepted."""
+    for _ in range(3):
+        for rule in vocabulary.rules:
+            if rule.needs and options.get(rule.option) not in (None, False) and not set(rule.needs) & options.keys():
+                needed = vocabulary[rule.needs[0]]
+                value = True if needed.kind is Kind.SWITCH else 0 if needed.type is Type.INT else "x"
+                options = {**options, needed.name: value}
+    return options
+
+
 def survives_the_file(kind: str, options: Options) -> None:
     """Options, argv, quoted command, parse, the file written from it, load, argv again: the law of a pasted command."""
     vocabulary = load(kind)
-    wanted = {"model": "org/m", **pasted(kind, options)}
+    wanted = accompanied(vocabulary, {"model": "org/m", **pasted(kind, options)})
     assume(not errors(backend(kind).check(spec(kind, wanted))))
     first = backend(kind).launch(spec(kind, wanted), NO_BACKENDS)
     assert first is not None

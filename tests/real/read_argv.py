@@ -52,13 +52,13 @@ def mlx_lm() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, list[str
         raise Caught
 
     original = argparse.ArgumentParser.parse_args
-    argparse.ArgumentParser.parse_args = catch  # type: ignore[assignment,method-assign]
+    argparse.ArgumentParser.parse_args = catch  # type: ignore[assignment,method-assign]  # to catch it
     try:
         server.main()
     except Caught:
         return found[0], found[0], []
     finally:
-        argparse.ArgumentParser.parse_args = original  # type: ignore[method-assign]
+        argparse.ArgumentParser.parse_args = original  # type: ignore[method-assign]  # put back
     raise SystemExit("main of mlx_lm.server built no parser")
 
 

@@ -44,7 +44,7 @@ CONFIGS: Mapping[str, list[JsonValue]] = {
     "fault_tolerance_config": [{"engine_recovery_timeout_sec": 5}],
     "logging_config": [{"log_level": "WARNING", "formatter": "json"}],
     "ir_op_priority": [{"rms_norm": ["native"]}],
-    "kv_transfer_config": [{"kv_connector": "ExampleConnector", "kv_role": "kv_both", "kv_connector_extra_config": {"a.b": [1, None, "é"]}}],
+    "kv_transfer_config": [{"kv_connector": "ExampleConnector", "kv_role": "kv_both", "kv_connector_extra_config": {"a.b": [1, "é"]}}],
     "kv_events_config": [{"enable_kv_cache_events": False, "endpoint": "tcp://*:5557", "topic": ""}],
     "ec_transfer_config": [{"ec_connector": "x", "ec_role": "ec_producer", "ec_buffer_size": 1.5e9}],
     "ec_manager_config": [{"encoder_cache_manager_cls": "a.b.C", "manager_config": {"size": 1}}],
