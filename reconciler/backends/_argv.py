@@ -227,6 +227,9 @@ class _Reader:
             item = read_json(text, loose_json)
             if item == text != loose_json(text):
                 _tokens.refuse(word, "this value cannot be written to a file without loss", f"give {base} as a whole")
+        whole = self.done.words.get(option.name)
+        if whole is not None and whole.text.partition("=")[0] in option.flags:
+            self._warn(word, f"{name} was merged into {base}; {self.vocabulary.program} itself would forget {base}")
         before = _deep(held, path)
         if adds and isinstance(before, list):
             before.extend(text.split(","))

@@ -69,7 +69,7 @@ UNDERSTOOD_FLAGS: list[Case] = [
     vllm("vllm serve m/x --speculative-config.model d/e --speculative-config.num_speculative_tokens=3",
          {"model": "m/x", "speculative_config": {"model": "d/e", "num_speculative_tokens": 3}}),
     vllm("vllm serve m/x --speculative-config '{\"model\": \"d\"}' --speculative-config.n 3",
-         {"model": "m/x", "speculative_config": {"model": "d", "n": 3}}),
+         {"model": "m/x", "speculative_config": {"model": "d", "n": 3}}, warns=("1:54 was merged",)),
     vllm("vllm serve m/x --kv-transfer-config.a null --kv-transfer-config.b false",
          {"model": "m/x", "kv_transfer_config": {"a": None, "b": False}}),
     llama("llama-server -m q.gguf --chat-template-kwargs '{ \"enable_thinking\" : false }'",
