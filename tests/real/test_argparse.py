@@ -336,7 +336,7 @@ def sampled(option: Option, files: Path) -> list[JsonValue]:
     return [*item, item] if option.many else item
 
 
-def taken(program: Path, argv: tuple[str, ...]) -> str | None:
+def taken(program: Path, argv: tuple[str, ...], folder: Path) -> str | None:
     """None when llama-server reads all the words, its own complaint otherwise."""
     environment = {**os.environ, "LLAMA_CACHE": "/nonexistent"}
     done = subprocess.run(
@@ -364,7 +364,7 @@ def test_llama_server_takes_every_option_that_we_render(declare: Declare, tmp_pa
             continue
         for value in sampled(option, tmp_path):
             runs += 1
-            complaint = taken(program, render_options(vocabulary, {option.name: value}))
+            complaint = taken(program, render_options(vocabulary, {option.name: value}), tmp_path)
             if complaint is not None:
                 wrong.append(f"{option.name}: {value!r}: {complaint}")
     assert not wrong, "\n".join(wrong)
@@ -372,11 +372,15 @@ def test_llama_server_takes_every_option_that_we_render(declare: Declare, tmp_pa
     for option in vocabulary:  # our limits are the server's own: what lies behind them it refuses
         for edge, step in ((option.minimum, -1), (option.maximum, 1)):
             if edge is not None and not option.removed:
-                assert taken(program, (option.flag, str(int(edge) + step))) is not None, f"{option.name}: {edge}"
+                assert taken(program, (option.flag, str(int(edge) + step)), tmp_path) is not None, (
+                    f"{option.name}: {edge}"
+                )
     model = str(declare("model", LLAMA_CPP).model)
     for case in broken.LLAMA_CPP:  # these are seen when the model is loaded, which takes it milliseconds
         argv = render_options(vocabulary, {"model": model, "ctx_size": 256, **case.options})
         done = subprocess.run([program, *argv, "--port", "0"], capture_output=True, timeout=60, check=False)
         assert done.returncode not in (0, -9), f"llama-server takes {case.options}"
-    assert taken(program, ("--no-such-flag",)) is not None, "a flag that it does not know is refused before --version"
-    assert taken(program, ("--ctx-size", "x")) is not None
+    assert taken(program, ("--no-such-flag",), tmp_path) is not None, (
+        "a flag that it does not know is refused before --version"
+    )
+    assert taken(program, ("--ctx-size", "x"), tmp_path) is not None
