@@ -62,7 +62,7 @@ class Controller:
         self._snapshot: Snapshot | None = None
         self._routes = Routes()
         self._routes_news = asyncio.Event()
-        self._watch = FileWatch(path, parts.clock, pace if pace is not None else Pace())
+        self._watch = FileWatch(path, parts.clock, pace if pace is not None else Pace(), whole=parts.keeper.source)
         self.loop = Loop(parts, publish=self._publish)
         self._transitions = Transitions(parts.clock, self.loop.faults)
         self._edits = Edits(path=path, keeper=parts.keeper, accept=self._accept_edit)
@@ -283,7 +283,7 @@ class Controller:
         answer = preview_json((*settings, *changes), steps, after.desired, meaning=after.meaning)
         return answer | {"warnings": self._warnings(after.fleet)}
 
-    def _warnings(self, fleet: Fleet) -> list[dict[str, object]]:
+    def _warnings(self, fleet: Fleet) -> Sequence[Mapping[str, object]]:
         problems = (*fleet.warnings, *not_listening(self._bound, fleet.server, self._path))
         return [problem.as_json() for problem in problems]
 

@@ -91,6 +91,8 @@ class Keeper:
         self._unsaved: tuple[_Record, Source] | None = None
         self._writing = asyncio.Lock()
         self.accepted: Accepted | None = None
+        self.source: Source | None = None
+        """What the accepted fleet was read from."""
         self.problems: tuple[Problem, ...] = ()
         """Why the file as it is now is refused; empty when it is in force."""
         self.held: Held | None = None
@@ -168,6 +170,7 @@ class Keeper:
             checked.meaning,
             {name: (generations[name], meaning, created[name]) for name, meaning in checked.meanings.items()},
         )
+        self.source = source
         self._unsaved = (self._record, source)
 
     @property

@@ -67,13 +67,14 @@ class Seen:
 class FileWatch:
     """Follows one file, or one folder of files."""
 
-    def __init__(self, path: Path, clock: Clock, pace: Pace = Pace()) -> None:
+    def __init__(self, path: Path, clock: Clock, pace: Pace = Pace(), *, whole: source.Source | None = None) -> None:
+        """``whole`` is a content that was known to be complete: somebody may be in the middle of a save when the watch begins."""
         self._path = path
         self._clock = clock
         self._pace = pace
         self._nudge = asyncio.Event()
         self._asked = False
-        self._whole: source.Source | None = None
+        self._whole = whole
         self.error: str | None = None
         """Why there are no events, while there are none: changes are then seen by looking every few seconds."""
 

@@ -77,6 +77,19 @@ async def test_only_the_first_and_the_last_text_of_a_torn_writer_are_ever_accept
             group.create_task(one(turn))
 
 
+async def test_a_save_that_is_under_way_when_the_watch_begins_is_waited_for(tmp_path: Path) -> None:
+    async with following_file(tmp_path, sixty(1)) as (path, _, keeper):
+        data = sixty(22222).encode()
+        with path.open("wb", buffering=0) as file:
+            file.write(data[: data.index(b"n20")])  # the watch has not looked even once
+            await asyncio.sleep(0.15)
+            assert keeper.accepted is not None
+            assert len(keeper.accepted.fleet.instances) == 60
+            file.write(data[data.index(b"n20") :])
+        await until(lambda: keeper.accepted and keeper.accepted.generation > 1, "the whole text is accepted")
+        assert keeper.accepted.fleet.instances["n30"].backend_options["size"] == 22222
+
+
 async def test_many_saves_end_with_the_last_one_and_few_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with following_file(tmp_path, declare(a={"size": 0})) as (path, _, keeper):
         loads, real = 0, keeper.load
@@ -190,9 +203,9 @@ async def test_a_client_that_leaves_does_not_cut_an_edit_in_half(
         client = asyncio.create_task(daemon.controller.set_enabled("a", False))
         real = store.write_atomic
 
-        def write(path: Path, data: bytes, mode: int = 0o600) -> None:
+        def write(path: Path, data: bytes, mode: int = 0o600, *, ready: Callable[[], None] | None = None) -> None:
             asyncio.run_coroutine_threadsafe(_cancel(client), loop).result()
-            real(path, data, mode)
+            real(path, data, mode, ready=ready)
 
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(store, "write_atomic", write)
@@ -264,7 +277,7 @@ async def test_a_file_that_cannot_be_written_is_a_conflict_with_its_cure(
 ) -> None:
     room = Room(tmp_path, declare(a={}))
 
-    def refuse(path: Path, data: bytes, mode: int = 0o600) -> None:
+    def refuse(path: Path, data: bytes, mode: int = 0o600, *, ready: Callable[[], None] | None = None) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(store, "write_atomic", refuse)
