@@ -347,6 +347,7 @@ def taken(program: Path, argv: tuple[str, ...], folder: Path) -> str | None:
         timeout=60,
         check=False,
         env=environment,
+        cwd=folder,  # --log-file and the like make their files at once
     )
     return (
         None if done.returncode == 0 and "version:" in done.stdout + done.stderr else (done.stderr or "no word")[:200]
