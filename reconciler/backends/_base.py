@@ -225,7 +225,7 @@ class VocabularyBackend:
         return parse_command(
             command,
             kind=self.kind,
-            vocabulary=self.usual_vocabulary,
+            vocabulary_of=lambda words: self.usual_vocabulary if words is None else self.vocabulary_of(words),
             program=self.program,
             key_variables=frozenset(self.key_variables),
             model_keys=self.model_keys,

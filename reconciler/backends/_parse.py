@@ -7,7 +7,7 @@ written to it as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from pydantic import JsonValue
@@ -38,18 +38,20 @@ def parse_command(
     command: str,
     *,
     kind: str,
-    vocabulary: Vocabulary,
+    vocabulary_of: Callable[[tuple[str, ...] | None], Vocabulary],
     program: Program,
     key_variables: frozenset[str],
     model_keys: Sequence[str],
     refused: Mapping[str, str],
 ) -> ParsedCommand:
-    """Understand one command. ``key_variables`` are llamactl's to set; ``model_keys`` suggest a name, best first; ``refused``
-    are options that no instance may have, each with what to do instead. Rejected with line, column and the line's text."""
+    """Understand one command. ``vocabulary_of`` knows the options of a program by its words (None: of the usual one);
+    ``key_variables`` are llamactl's to set; ``model_keys`` suggest a name, best first; ``refused`` are options that no
+    instance may have, each with what to do instead. Rejected with line, column and the line's text."""
     try:
-        return _parse(command, kind, vocabulary, program, key_variables, model_keys, refused)
+        return _parse(command, kind, vocabulary_of, program, key_variables, model_keys, refused)
     except Rejected as rejected:
-        raise with_source(rejected, command, lambda flag: shows(vocabulary, flag)) from None
+        usual = vocabulary_of(None)
+        raise with_source(rejected, command, lambda flag: shows(usual, flag)) from None
 
 
 def shows(vocabulary: Vocabulary, flag: str) -> bool:
@@ -61,7 +63,7 @@ def shows(vocabulary: Vocabulary, flag: str) -> bool:
 def _parse(
     command: str,
     kind: str,
-    vocabulary: Vocabulary,
+    vocabulary_of: Callable[[tuple[str, ...] | None], Vocabulary],
     program: Program,
     key_variables: frozenset[str],
     model_keys: Sequence[str],
@@ -70,6 +72,8 @@ def _parse(
     words, shell_warnings = split_command(command, program.example)
     line_warnings = _join_lines(words)
     peeled = peel(words, program)
+    usual = peeled.executable in ([], [program.plain])
+    vocabulary = vocabulary_of(None if usual else tuple(peeled.executable))
     reading = read_words(vocabulary, peeled.arguments)
     _take_ours(vocabulary, reading, peeled, refused)
     _check_values(vocabulary, reading)
@@ -78,7 +82,7 @@ def _parse(
         peeled.warn(peeled.places[name], f"{name} was dropped: {_OWN_KEY}")
     _hide_variables(peeled)
     first = peeled.program or words[0]
-    executable = None if peeled.executable in ([], [program.plain]) else _executable_text(peeled.executable, first)
+    executable = None if usual else _executable_text(peeled.executable, first)
     if peeled.executable and re.match(r"(?!\$\{)[^/]+/", peeled.executable[0]):
         peeled.warn(first, "the program's path is relative: set working_directory, or give its whole path")
     if vocabulary.syntax is not Syntax.LLAMA and not any(reading.options.get(key) for key in model_keys):

@@ -203,3 +203,16 @@ def test_kinds_are_found_by_their_routes_and_only_where_options_can_be_read(tmp_
     assert [known.kind_of(name) for name in ("custom", "external", "simulator", "")] == [None] * 4
     assert all(packaged_table(kind) for kind in known.readable())
     assert packaged_table("custom") is None
+
+
+def test_a_pasted_command_is_read_by_the_options_of_the_program_that_it_names(tmp_path: Path) -> None:
+    program = llama_server(tmp_path / "llama-server", "--brand-new N                           as of late (default: 3)")
+    known = installed(tmp_path, PATH=f"{tmp_path / 'nothing'}:{os.defpath}")
+    backend = known.backends[KIND]
+    command = f"{program} --model m.gguf --brand-new 7"
+    assert backend.parse(command).extra_args == ("--brand-new", "7")
+    known.read(KIND, (str(program),))
+    parsed = backend.parse(command)
+    assert parsed.backend_options["brand_new"] == 7
+    assert not parsed.extra_args
+    assert backend.parse("llama-server --model m.gguf --brand-new 7").extra_args == ("--brand-new", "7")
