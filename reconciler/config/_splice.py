@@ -118,9 +118,7 @@ class Splicer:
         if not first:
             self.put_lines(self.behind(container.entries[-1], column), self.rendered(new, container), column)
             return
-        if self.lines.prefix(head.start).strip(" "):
-            raise Unsupported("something else stands before its first key", head.start)
-        self.put_lines(self._before(head, column), self.rendered(new, container), column)
+        self._put_before(head, self.rendered(new, container), column)
 
     def add_items(self, container: Node, index: int, new: Sequence[JsonValue]) -> None:
         """Put items into a list that is not empty, before the one at ``index``, or at the end."""
@@ -137,9 +135,15 @@ class Splicer:
             self.put_lines(self.behind(container.entries[-1], column), lines, column)
             return
         entry = container.entries[index]
-        if self.lines.prefix(entry.start).strip(" "):
-            raise Unsupported("something else stands before the list's item", entry.start)
-        self.put_lines(self._before(entry, column), lines, column)
+        self._put_before(entry, lines, column)
+
+    def _put_before(self, entry: Entry, lines: Sequence[str], column: int) -> None:
+        """Insert lines above an entry and its comments; behind the dash of an outer list, where it stands on that one's line."""
+        if not self.lines.prefix(entry.start).strip(" "):
+            self.put_lines(self._before(entry, column), lines, column)
+            return
+        between = self.lines.ending(self.lines.after(entry.start)) + " " * column
+        self.put(entry.start, "".join(line + between for line in lines))
 
     def fill(self, container: Node, new: Mapping[str, JsonValue]) -> None:
         """Put pairs between the brackets of an empty mapping."""

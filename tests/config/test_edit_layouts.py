@@ -20,7 +20,7 @@ from tests.config.layouts import Made, bracketed, files
 Data = dict[str, JsonValue]
 NEW: Data = {"backend_type": "vllm", "backend_options": {"model": "m", "list": ["a", 1]}}
 plainly = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-deeply = settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+deeply = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def meaning(text: str) -> Data:

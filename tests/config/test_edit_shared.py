@@ -139,6 +139,12 @@ def test_a_refusal_names_the_place_and_what_stands_there() -> None:
     assert (problem.line, problem.column, problem.source) == (4, 3, "  odd: [1]")
 
 
+def test_an_item_before_the_first_of_a_list_in_a_list_goes_behind_the_outer_dash() -> None:
+    text = "instances:\n  a:\n    rows:\n      - - one\n        - two\n"
+    after = set_instance(text, "a", {"rows": [["zero", "one", "two"]]})
+    assert after == text.replace("- - one\n", "- - zero\n        - one\n")
+
+
 def test_text_of_whole_lines_at_the_very_end_is_not_given_a_line_end_it_did_not_have() -> None:
     text = "instances:\n  a:\n    note: |\n      x"
     with pytest.raises(Rejected):
