@@ -146,7 +146,7 @@ def _edited(text: str, tree: _tree.Table, name: str, body: Document | None) -> s
     bare = text.removeprefix(mark)
     refused = _refused(f"the instance {name!r} is written in a way that cannot be changed", _place(text, tree, name))
     try:
-        result = _spliced(bare, lambda changer, layout, root: _plan(changer, layout, root, name, body))
+        result = _spliced(bare, tree, lambda changer, layout, root: _plan(changer, layout, root, name, body))
         # text of whole lines that has come to stand last needs its line end
         for text_now in (result, _ended(result)):
             if same(_meaning(_read(text_now)), expected):
@@ -166,22 +166,22 @@ def _ended(text: str) -> str:
     return text if not text or text.endswith(("\n", "\r")) else text + Lines(text).ending(0)
 
 
-def _spliced(bare: str, plan: Callable[[Changer, Splicer, _tree.Table], None]) -> str:
+def _spliced(bare: str, tree: _tree.Table, plan: Callable[[Changer, Splicer, _tree.Table], None]) -> str:
     """Plan and carry out; anchors that others use are handed over to them first, one after the other."""
     ended = _ended(bare)
     added = len(ended) - len(bare)
     for _ in range(MAX_ALIASES + 1):
         splicer = Splicer(Layout(ended))
-        tree = _read(ended)
         try:
             plan(Changer(splicer), splicer, tree)
         except Shared as shared:
             splicer = Splicer(splicer.layout)
             hand_over(splicer, shared.node, tree)
             following = splicer.result()
-            if not same(_meaning(_read(following)), _meaning(tree)):
+            handed = _read(following)
+            if not same(_meaning(handed), _meaning(tree)):
                 raise Unsupported("its anchor is used elsewhere", shared.node.start) from None
-            ended = following
+            ended, tree = following, handed
             continue
         result = splicer.result()
         return result[:-added] if added and result.endswith(ended[-added:]) else result
