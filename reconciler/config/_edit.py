@@ -179,7 +179,8 @@ def _spliced(bare: str, tree: _tree.Table, plan: Callable[[Changer, Splicer, _tr
             hand_over(splicer, shared.node, tree)
             following = splicer.result()
             handed = _read(following)
-            if not same(_meaning(handed), _meaning(tree)):
+            # a line end that was added may belong to the last value
+            if not same(_meaning(handed), _meaning(_read(ended) if added else tree)):
                 raise Unsupported("its anchor is used elsewhere", shared.node.start) from None
             ended, tree = following, handed
             continue
