@@ -261,6 +261,7 @@ class Daemon:
         for process in self.seen:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(self.seen, timeout=10.0)
 
     def evidence(self) -> str:
         """The ends of the daemon's output and of the backends' logs, for a failure's message."""

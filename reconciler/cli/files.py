@@ -53,7 +53,7 @@ class _Report:
     """Warnings included."""
     notes: tuple[str, ...]
     """What it was checked against, where that is not what comes with llamactl."""
-    installed: Sequence[Mapping[str, str]]
+    installed: Sequence[Mapping[str, str | bool]]
 
     def as_json(self) -> Json:
         return {

@@ -84,7 +84,9 @@ VLLM: list[Broken] = [
 """Each was put to vLLM 0.32's own validation and configuration."""
 
 LLAMA_CPP: list[Broken] = [
-    Broken({"flash_attn": "off", "cache_type_v": "q8_0"}, "cache_type_v", {"flash_attn": "off", "cache_type_v": "bf16"}),
+    Broken(
+        {"flash_attn": "off", "cache_type_v": "q8_0"}, "cache_type_v", {"flash_attn": "off", "cache_type_v": "bf16"}
+    ),
     Broken({"flash_attn": False, "cache_type_v": "q4_0"}, "cache_type_v", {"flash_attn": True, "cache_type_v": "q4_0"}),
 ]
 """Each was put to a start of the real server with a small model."""

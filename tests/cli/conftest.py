@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +40,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMACTL_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.chdir(home / "work")
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # restored after: a run installs its own
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", list(root.handlers))  # the same: `up` logs to the stderr of its moment
+    monkeypatch.setattr(root, "level", root.level)
 
 
 @pytest.fixture
