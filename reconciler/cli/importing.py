@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, Session, output_option, session_of
 from reconciler.cli.output import print_json
 from reconciler.cli.terminal import note, out, plain
-from reconciler.core.errors import Problem, Rejected
 
 if TYPE_CHECKING:
     from reconciler.config.importers.contract import Importer, Lost
@@ -145,41 +143,23 @@ def _json(written: Written, origin: str) -> dict[str, Any]:
 
 def _add(session: Session, target: Path, written: Written) -> None:
     """Add the instances to a file; it is untouched unless it is valid before and after, and has none of the names."""
-    from reconciler.app import check
-    from reconciler.config import document, source
-    from reconciler.host.store import write_atomic
+    from reconciler.app import check_source
+    from reconciler.config.rewrite import Taken, add_instances
 
     if target.is_dir():
         raise Failure(f"cannot write {target}: it is a folder; name the file in it that shall hold the instances")
-    text = ""
-    if target.exists() or target.is_symlink():
-        text = source.read(target).files[0].data.decode()
-        taken = {name.lower() for name in check(target, session.environ).instances}
-        clashes = [name for name in written.instances if name.lower() in taken]
-        if clashes:
-            more = ", …" if len(clashes) > SHOWN_CLASHES else ""
-            raise Failure(
-                f"cannot add to {target}: it declares {', '.join(clashes[:SHOWN_CLASHES])}{more} already; "
-                "import to stdout and take over what you want"
-            )
-    for name, body in written.instances.items():
-        text = document.set_instance(text, name, body)
-    trial = target.with_name(f".{target.name}.trial")
     try:
-        write_atomic(trial, text.encode())
-        try:
-            check(trial, session.environ)
-        except Rejected as rejected:
-            raise Rejected(*(_elsewhere(problem, target) for problem in rejected.problems)) from None
-        finally:
-            trial.unlink(missing_ok=True)
-        write_atomic(target, text.encode(), 0o644)
+        done = add_instances(target, written.instances, load=lambda content: check_source(content, session.environ))
+    except Taken as taken:
+        more = ", …" if len(taken.names) > SHOWN_CLASHES else ""
+        raise Failure(
+            f"cannot add to {target}: it declares {', '.join(taken.names[:SHOWN_CLASHES])}{more} already; "
+            "import to stdout and take over what you want"
+        ) from None
     except OSError as error:
         raise Failure(f"cannot write {target}: {error.strerror or error}", Code.FAILED) from None
+    for each in done.notes:
+        note(plain(f"note: {each}"))
     for section in written.sections:
         note(f"{section}: was not added: only instances are; import to stdout to see it")
     note(plain(f"added {len(written.instances)} to {target}"))
-
-
-def _elsewhere(problem: Problem, target: Path) -> Problem:
-    return replace(problem, file=str(target))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from pydantic import JsonValue
 
-from reconciler.config import _tree
+from reconciler.config import _layout, _tree
 from reconciler.config._change import Changer, Shared, hand_over, same
 from reconciler.config._guard import MAX_ALIASES
 from reconciler.config._layout import Kind, Layout, Lines
@@ -37,7 +37,16 @@ def set_instance(text: str, name: str, body: Mapping[str, JsonValue]) -> str:
     """
     tree = _read(text)
     old = _instances(_meaning(tree)).get(name)
-    return _edited(text, tree, name, _with_notes(old, body))
+    return _edited(text, tree, {name: _with_notes(old, body)})
+
+
+def add_instances(text: str, new: Mapping[str, Mapping[str, JsonValue]]) -> str:
+    """The text with these instances, none of which it has yet, after the others; as many calls of :func:`set_instance`, in one pass."""
+    tree = _read(text)
+    known = _instances(_meaning(tree))
+    if any(name in known for name in new):
+        raise ValueError("an instance that is to be added is there already")
+    return _edited(text, tree, {name: dict(body) for name, body in new.items()})
 
 
 def remove_instance(text: str, name: str) -> str:
@@ -45,7 +54,7 @@ def remove_instance(text: str, name: str) -> str:
     tree = _read(text)
     if name not in _instances(_meaning(tree)):
         raise Missing(f"no instance is called {name!r} in this file")
-    return _edited(text, tree, name, None)
+    return _edited(text, tree, {name: None})
 
 
 def set_enabled(text: str, name: str, enabled: bool) -> str:
@@ -62,7 +71,7 @@ def set_enabled(text: str, name: str, enabled: bool) -> str:
     below = defaults.get("enabled", True) if isinstance(defaults, dict) else True
     if (old or {}).get("enabled", below) is enabled:
         return text
-    return _edited(text, tree, name, {**(old or {}), "enabled": enabled})
+    return _edited(text, tree, {name: {**(old or {}), "enabled": enabled}})
 
 
 def snippet(name: str, body: Mapping[str, JsonValue]) -> str:
@@ -133,20 +142,25 @@ def _instances(document: Document) -> Document:
     return instances if isinstance(instances, dict) else {}
 
 
-def _edited(text: str, tree: _tree.Table, name: str, body: Document | None) -> str:
-    """The text whose meaning is the document with that one instance changed (None: removed)."""
+Changes = Mapping[str, Document | None]
+"""By name, what an instance becomes (None: removed): one instance, or several that are all new."""
+
+
+def _edited(text: str, tree: _tree.Table, changes: Changes) -> str:
+    """The text whose meaning is the document with these changes and no others."""
     document = _meaning(tree)
-    wanted = {key: value for key, value in _instances(document).items() if key != name}
-    if body is not None:
-        wanted[name] = body
+    wanted = _changed(_instances(document), changes)
     expected: Document = {**document, "instances": wanted}
     if same(document, expected):
         return text
     mark = _MARK if text.startswith(_MARK) else ""
     bare = text.removeprefix(mark)
+    if not changes:
+        return text
+    name = next(iter(changes))
     refused = _refused(f"the instance {name!r} is written in a way that cannot be changed", _place(text, tree, name))
     try:
-        result = _spliced(bare, tree, lambda changer, layout, root: _plan(changer, layout, root, name, body))
+        result = _spliced(bare, tree, lambda changer, layout, root: _plan(changer, layout, root, changes))
         # text of whole lines that has come to stand last needs its line end
         for text_now in (result, _ended(result)):
             if same(_meaning(_read(text_now)), expected):
@@ -159,6 +173,11 @@ def _edited(text: str, tree: _tree.Table, name: str, body: Document | None) -> s
     except Rejected:
         pass  # our own result: nothing unproved leaves
     raise refused
+
+
+def _changed(instances: Document, changes: Changes) -> Document:
+    kept = {key: value for key, value in instances.items() if key not in changes}
+    return {**kept, **{name: body for name, body in changes.items() if body is not None}}
 
 
 def _ended(text: str) -> str:
@@ -189,10 +208,11 @@ def _spliced(bare: str, tree: _tree.Table, plan: Callable[[Changer, Splicer, _tr
     raise Unsupported("its anchors are used in too many places")
 
 
-def _plan(changer: Changer, splicer: Splicer, tree: _tree.Table, name: str, body: Document | None) -> None:
+def _plan(changer: Changer, splicer: Splicer, tree: _tree.Table, changes: Changes) -> None:
     root = splicer.layout.root
+    added = _changed({}, changes)
     if root is None:
-        lines = block({"instances": {name: body}}, 2)
+        lines = block({"instances": added}, 2)
         splicer.put_lines(splicer.layout.finish, lines, 0)
         return
     if root.kind is not Kind.MAPPING:
@@ -201,33 +221,45 @@ def _plan(changer: Changer, splicer: Splicer, tree: _tree.Table, name: str, body
     if outer is None:
         if "instances" in tree.entries:
             raise Unsupported("`instances` comes from a merge", root.start)
-        changer.add(root, {"instances": {name: body}})
+        changer.add(root, {"instances": added})
         return
     instances = outer.value
     if instances.kind is Kind.ALIAS:
         old = tree.entries["instances"].node
         known = _tree.plain(old)
         assert isinstance(known, dict)
-        rest = {key: value for key, value in known.items() if key != name}
-        changer.value(root, outer, old, rest if body is None else {**known, name: body})
+        changer.value(root, outer, old, _changed(known, changes))
         return
     if instances.kind is not Kind.MAPPING:
-        changer.put(root, outer, {name: body})
+        changer.put(root, outer, added)
         return
-    entry = instances.entry(name)
     table = tree.entries["instances"].node
-    if body is None:
-        if entry is None:
-            raise Unsupported("it comes from a merge", instances.start)
-        if len(instances.entries) == 1:
-            changer.put(root, outer, {})
-        else:
-            changer.remove(instances, [entry])
-    elif entry is not None:
+    new = {name: body for name, body in added.items() if instances.entry(name) is None}
+    for name in changes.keys() - new.keys():
+        _replan(changer, (root, outer, instances), table, name, changes[name])
+    if new and instances.entries:
+        changer.add(instances, new)
+    elif new:
+        changer.put(root, outer, new)
+
+
+def _replan(
+    changer: Changer,
+    where: tuple[_layout.Node, _layout.Entry, _layout.Node],
+    table: _tree.Node,
+    name: str,
+    body: Document | None,
+) -> None:
+    """Change or remove one instance that is there."""
+    root, outer, instances = where
+    entry = instances.entry(name)
+    if entry is None:
+        raise Unsupported("it comes from a merge", instances.start)
+    if body is not None:
         below = _tree.child(table, name)
         assert below is not None  # the layout and the tree are of one text
         changer.value(instances, entry, below, body)
-    elif instances.entries:
-        changer.add(instances, {name: body})
+    elif len(instances.entries) == 1:
+        changer.put(root, outer, {})
     else:
-        changer.put(root, outer, {name: body})
+        changer.remove(instances, [entry])

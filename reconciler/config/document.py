@@ -6,7 +6,16 @@ This page is the room's front door to YAML; the work is in ``_parse`` (reading) 
 
 from __future__ import annotations
 
-from reconciler.config._edit import declares, remove_instance, set_enabled, set_instance, snippet
+from reconciler.config._edit import add_instances, declares, remove_instance, set_enabled, set_instance, snippet
 from reconciler.config._parse import Document, parse
 
-__all__ = ["Document", "declares", "parse", "remove_instance", "set_enabled", "set_instance", "snippet"]
+__all__ = [
+    "Document",
+    "add_instances",
+    "declares",
+    "parse",
+    "remove_instance",
+    "set_enabled",
+    "set_instance",
+    "snippet",
+]

@@ -115,9 +115,7 @@ def add_instances(
         clashes = tuple(name for name in _declared(text, path, load) if name.lower() in wanted)
         if clashes:
             raise Taken(path, clashes)
-        for name, body in new.items():
-            text = document.set_instance(text, name, body)
-        return text
+        return document.add_instances(text, new)
 
     return rewrite(path, change, check=load)
 

@@ -141,7 +141,7 @@ def test_write_refuses_names_that_are_taken_and_touches_nothing(cli: Cli, swap: 
     before = mine.read_bytes()
     result = cli("import", "llama-swap", str(swap), "--write", str(mine))
     assert result.code == 1
-    assert "declares org-coder already" in result.err
+    assert "declares ORG-Coder already" in result.err
     assert mine.read_bytes() == before
 
 

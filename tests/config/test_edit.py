@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from reconciler.config._tree import plain
-from reconciler.config.document import declares, parse, remove_instance, set_enabled, set_instance, snippet
+from reconciler.config.document import (
+    add_instances,
+    declares,
+    parse,
+    remove_instance,
+    set_enabled,
+    set_instance,
+    snippet,
+)
 from reconciler.core.errors import Missing, Rejected
 
 FILE = """\
@@ -169,6 +177,11 @@ def test_every_layout_can_be_added_to_changed_and_taken_from(text: str) -> None:
     assert isinstance(existing, dict)
     added = set_instance(text, "n", NEW)
     assert data(added) == {**before, "instances": {**existing, "n": NEW}}
+    several = add_instances(text, {"n": NEW, "o": {"backend_type": "w"}})
+    assert several == set_instance(added, "o", {"backend_type": "w"}), "several at once are one after the other"
+    assert add_instances(text, {}) == text
+    with pytest.raises(ValueError, match="there already"):
+        add_instances(several, {"o": NEW})
     other = set_instance(added, "n", {"backend_type": "w", "labels": {"a": "yes", "b": "1.0"}})
     assert instances(other)["n"] == {"backend_type": "w", "labels": {"a": "yes", "b": "1.0"}}
     off = set_enabled(other, "n", False)
