@@ -31,11 +31,12 @@ from reconciler.control.keeper import Accepted, Checked, Keeper
 from reconciler.control.leases import Leases
 from reconciler.control.loop import Loop, Parts
 from reconciler.control.probes import Probes
+from reconciler.control.watch import FileWatch
 from reconciler.core.addresses import is_loopback
 from reconciler.core.contracts import ASKED_STOP, Backend
 from reconciler.core.errors import LlamactlError, Rejected, Terminal
 from reconciler.core.spec import BackendsSpec, Fleet, ServerSpec
-from reconciler.host.clock import SystemClock, rfc3339
+from reconciler.host.clock import Clock, SystemClock, rfc3339
 from reconciler.host.keyfiles import EnvironWithFiles
 from reconciler.host.logs import log_to_stderr
 from reconciler.host.notify import Notifier
@@ -102,7 +103,7 @@ async def _daemon(options: UpOptions, environ: Mapping[str, str]) -> int:
             clock=clock,
             transform=simulated if options.simulate else None,
         )
-        first = await _read_first(keeper, path)
+        first = await _read_first(keeper, path, clock)
         key = secrets.token_urlsafe(32)
         async with _parts(folder.path, keeper, backends, environ, clock) as parts:
             running = {facts.handle.instance for facts in parts.runtime.observe()}
@@ -257,13 +258,19 @@ def _file_to_follow(options: UpOptions, environ: Mapping[str, str]) -> Path:
         return Path(named).absolute()
 
 
-async def _read_first(keeper: Keeper, path: Path) -> tuple[Checked, source.Source] | Rejected:
-    """The file as it is; Rejected is raised when there is nothing else to go by, and answered when there is."""
+async def _read_first(keeper: Keeper, path: Path, clock: Clock) -> tuple[Checked, source.Source] | Rejected:
+    """The file once it is at rest; Rejected is raised when there is nothing else to go by, and answered when there is.
+
+    A daemon may be started in the middle of somebody's save: a text that may be cut is waited for, as later ones are.
+    """
+    remembered = keeper.last_good(path)
+    content = (await FileWatch(path, clock, whole=remembered).at_rest()).content
     try:
-        content = await asyncio.to_thread(source.read, path)
+        if isinstance(content, Rejected):
+            raise content
         return await keeper.load(content), content
     except Rejected as rejected:
-        if keeper.last_good(path) is None:
+        if remembered is None:
             raise
         return rejected
 

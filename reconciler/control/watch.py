@@ -107,7 +107,7 @@ class FileWatch:
                 if listener.done():
                     listener.result()  # ends by a defect only
                 if last is None or asked or looked_by_itself or await self._identity() != last.identity:
-                    before, last = last, await self._at_rest()
+                    before, last = last, await self.at_rest()
                     if isinstance(last.content, source.Source):
                         self._whole = last.content
                     if before is None or asked or (before.identity, before.digest) != (last.identity, last.digest):
@@ -137,7 +137,7 @@ class FileWatch:
             return Seen(identity=source.identify(self._path), content=rejected)
         return Seen(identity=content.identity, content=content)
 
-    async def _at_rest(self) -> Seen:
+    async def at_rest(self) -> Seen:
         """Read between two equal looks at the identity, ``settle`` apart, or ``doubt`` apart where the text may not be whole.
 
         Only watched time counts, as stillness and as patience: of the time between two looks no more than twice ``settle``. Where this
