@@ -1,6 +1,7 @@
 """Keeps what was read from installed programs: a bounded number of files in the state folder, each with what it was read from.
 
-What a table says is not known here. Several processes may write at once; a file that makes no sense is put aside and told.
+What a table says is not known here. Several processes may write at once; a file that makes no sense is put aside and told. A table decides
+how servers are called, so only what nobody but this user and root can have written counts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 import json
 import os
 import re
+import shlex
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +46,7 @@ class Kept:
     table: OptionTable
 
 
-_Signature = tuple[int, int, int, int]
+_Signature = tuple[int, ...]
 
 
 class Tables:
@@ -57,54 +60,84 @@ class Tables:
         self._state = state
         self._say = say
         self._read: dict[str, tuple[_Signature, Kept | None]] = {}
+        self._told: set[str] = set()
 
     def of(self, kind: str) -> tuple[Kept, ...]:
-        """Everything that was kept of one kind, newest first; nothing where the folder is missing or cannot be read."""
+        """Everything that was kept of one kind, newest first; nothing where the folder is missing, cannot be read or is not only ours."""
         self.unreadable = None
         try:
-            with os.scandir(self.folder) as entries:
-                found = [entry for entry in entries if (named := _NAME.fullmatch(entry.name)) and named["kind"] == kind]
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return ()
         except OSError as error:
             self.unreadable = f"cannot look into {self.folder}: {error.strerror or error}"
             return ()
-        dated = [(time, one) for entry in found if (one := self._one(entry.name, kind)) for time in [_time(entry)]]
-        return tuple(one for _, one in sorted(dated, key=lambda pair: -pair[0]))
+        try:
+            if (why := _distrusted(os.fstat(folder))) is not None:
+                self._ignore(self.folder, why, _repair(self.folder, "700"))
+                return ()
+            found = [name for name in os.listdir(folder) if (named := _NAME.fullmatch(name)) and named["kind"] == kind]
+            dated = [one for name in found if (one := self._one(folder, name, kind)) is not None]
+        except OSError as error:
+            self.unreadable = f"cannot look into {self.folder}: {error.strerror or error}"
+            return ()
+        finally:
+            os.close(folder)
+        return tuple(kept for _, kept in sorted(dated, key=lambda pair: -pair[0]))
 
-    def _one(self, name: str, kind: str) -> Kept | None:
+    def _one(self, folder: int, name: str, kind: str) -> tuple[int, Kept] | None:
+        """When it was written, and what; the file is looked at by ``folder``, so that no other folder can take its place meanwhile."""
         path = self.folder / name
         try:
-            signature = _signature(path)
+            status = os.stat(name, dir_fd=folder)
             known = self._read.get(name)
-            if known is None or known[0] != signature:
-                self._read[name] = known = (signature, None)  # whatever goes wrong now is told once
-                known = self._read[name] = (signature, self._parse(path, kind))
+            if known is None or known[0] != _signature(status):
+                self._read[name] = known = (_signature(status), None)  # whatever goes wrong now is told once
+                if (why := _distrusted(status)) is not None:
+                    self._ignore(path, why, _repair(path, "600"))
+                    return None
+                known = self._read[name] = self._parse(folder, path, kind)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._say(f"cannot read {path}: {error.strerror or error}; it is ignored")
+            self._ignore(path, error.strerror or str(error), "")
             return None
-        return known[1]
+        return (status.st_mtime_ns, known[1]) if known[1] is not None else None
 
-    def _parse(self, path: Path, kind: str) -> Kept | None:
-        if path.stat().st_size > MOST_BYTES:
+    def _ignore(self, path: Path, why: str, hint: str) -> None:
+        text = f"cannot use {path}: {why}; it is ignored" + (f" ({hint})" if hint else "")
+        if text not in self._told:
+            self._told.add(text)
+            self._say(text)
+
+    def _parse(self, folder: int, path: Path, kind: str) -> tuple[_Signature, Kept | None]:
+        """What a file holds, and which one it was: the one that was opened. It is opened so that nothing can hold that up."""
+        descriptor = os.open(path.name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=folder)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            signature = _signature(status)
+            if (why := _distrusted(status)) is not None:
+                raise PermissionError(1, why, str(path))
+            content = file.read(MOST_BYTES + 1) if stat.S_ISREG(status.st_mode) else None
+        if content is None:
+            raise OSError(22, "it is no regular file", str(path))
+        if len(content) > MOST_BYTES:
             self.put_aside(path.name, f"larger than {MOST_BYTES // (1024 * 1024)} MiB")
-            return None
+            return signature, None
         try:
-            data = json.loads(path.read_bytes())
+            data = json.loads(content)
             if data["format"] != FORMAT:
                 self._say(
                     f"{path} was written by another version of llamactl (format {data['format']!r}); it is ignored"
                 )
-                return None
+                return signature, None
             kept = _from_json(data)
             if kept.kind != kind or path.name != _name(kept):
                 raise ValueError("it is another one's")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self.put_aside(path.name, f"no table of options ({type(error).__name__}: {error})"[:200])
-            return None
-        return kept
+            return signature, None
+        return signature, kept
 
     def put_aside(self, name: str, reason: str) -> None:
         """Move a file that cannot be used out of the way; the log tells."""
@@ -123,9 +156,11 @@ class Tables:
             owner != os.geteuid()
         ):  # a file of ours would be closed to its owner, and a link of its owner's could mislead us
             raise PermissionError(1, f"it belongs to user {owner}: run this as that user", str(self.folder))
+        if (why := _distrusted(self.folder.stat())) is not None:  # what is kept there would not be read
+            raise PermissionError(1, f"{why}; {_repair(self.folder, '700')}", str(self.folder))
         path = self.folder / _name(kept)
         store.write_json(path, _as_json(kept))
-        self._read[path.name] = (_signature(path), kept)
+        self._read[path.name] = (_signature(path.stat()), kept)
         self._prune()
         return path
 
@@ -148,9 +183,23 @@ def _time(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _signature(path: Path) -> _Signature:
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _signature(status: os.stat_result) -> _Signature:
+    """Which file it is, what it holds and whose it is, as far as the system tells without opening it."""
+    where = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return (*where, status.st_mode, status.st_uid)
+
+
+def _distrusted(status: os.stat_result) -> str | None:
+    """Why a file or folder may hold what somebody else wrote; None when only this user and root can have written it."""
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"it belongs to user {status.st_uid}, not to this one"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "others may write to it"
+    return None
+
+
+def _repair(path: Path, mode: str) -> str:
+    return f"see what is in it, then `chmod {mode} {shlex.quote(str(path))}`, or remove it"
 
 
 def _sum(table: OptionTable) -> str:

@@ -186,3 +186,90 @@ def test_a_table_that_its_backend_refuses_can_be_put_aside(tables: Tables) -> No
     tables.reject(made, "no such option")
     assert not path.exists()
     assert tables.of("vllm") == ()
+
+
+def foreign(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this another user's: by giving it away, which only root can, or by being another one."""
+    if os.geteuid() == 0:
+        os.chown(path, 54321, -1)
+    else:
+        other = os.getuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: other)
+
+
+@pytest.mark.parametrize("what", ["pipe", "link to a device", "link to a pipe"])
+def test_what_is_no_regular_file_holds_nothing_up(what: str, tables: Tables, said: list[str], tmp_path: Path) -> None:
+    path = tables.keep(kept())
+    path.unlink()
+    pipe = path if what == "pipe" else tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    if what != "pipe":
+        path.symlink_to("/dev/zero" if what == "link to a device" else pipe)
+    other = tables.keep(kept("cd" * 32))
+    assert [one.identity.digest for one in tables.of("vllm")] == ["cd" * 32], "the others count"
+    assert len(tables.of("vllm")) == 1
+    assert other.exists()
+    assert len(said) == 1, "told once"
+    assert str(path) in said[0]
+
+
+def test_a_file_is_read_up_to_a_bound_whatever_its_size_was_said_to_be(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tables.keep(kept(version="x" * 5000))
+    monkeypatch.setattr("reconciler.host.tables.MOST_BYTES", 4000)
+    os.utime(path, ns=(1, 1))
+    assert tables.of("vllm") == ()
+    assert path.with_name(path.name + ".bad").exists()
+
+
+def test_a_table_that_another_user_wrote_does_not_count(
+    tables: Tables, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tables.keep(kept())
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away; the folder's owner is tested as any user")
+    foreign(path, monkeypatch)
+    assert tables.of("vllm") == ()
+    assert tables.of("vllm") == ()
+    assert path.exists(), "what is not ours is left alone"
+    assert len(said) == 1
+    assert f"cannot use {path}: it belongs to user 54321" in said[0]
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_table_that_others_may_write_does_not_count_until_that_is_repaired(
+    mode: int, tables: Tables, said: list[str]
+) -> None:
+    path = tables.keep(kept())
+    path.chmod(mode)
+    assert tables.of("vllm") == ()
+    assert "others may write to it; it is ignored (see what is in it, then `chmod 600 " in said[0]
+    path.chmod(0o600)
+    assert len(tables.of("vllm")) == 1
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_tables_in_a_folder_that_others_may_write_do_not_count_and_none_is_kept_there(
+    mode: int, tables: Tables, said: list[str]
+) -> None:
+    tables.keep(kept())
+    tables.folder.chmod(mode)
+    assert tables.of("vllm") == ()
+    assert tables.of("vllm") == ()
+    assert len(said) == 1
+    assert f"cannot use {tables.folder}: others may write to it" in said[0]
+    with pytest.raises(PermissionError, match="chmod 700"):
+        tables.keep(kept("cd" * 32))
+    tables.folder.chmod(0o700)
+    assert len(tables.of("vllm")) == 1
+
+
+def test_tables_in_a_folder_of_another_user_do_not_count(
+    tables: Tables, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.keep(kept())
+    foreign(tables.folder, monkeypatch)
+    assert tables.of("vllm") == ()
+    assert "belongs to user" in said[0]
