@@ -23,7 +23,7 @@ from reconciler.backends._vocabulary import Syntax, Vocabulary
 from reconciler.backends._wrappers import Peeled, Program, peel, peel_outer, quoted
 from reconciler.core.contracts import ParsedCommand
 from reconciler.core.errors import Problem, Rejected
-from reconciler.core.spec import NAME_PATTERN
+from reconciler.core.spec import NOTE_PREFIX, is_name
 
 _NAME_LIMIT = 63
 _MODEL_FILE = re.compile(r"(?:[-.]0*1-of-0*\d+)?\.(?:gguf|safetensors|bin)$")
@@ -280,8 +280,9 @@ def suggest_name(options: Mapping[str, JsonValue], keys: Sequence[str], fallback
             continue
         last = value.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
         last = _MODEL_FILE.sub("", last).partition(":")[0]
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-")[:_NAME_LIMIT].rstrip("._-")
-        if re.match(NAME_PATTERN, name):
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-")
+        name = re.sub(rf"^(?:{NOTE_PREFIX}[._-]*)+", "", name)[:_NAME_LIMIT].rstrip("._-")
+        if is_name(name):
             return name
     return fallback
 

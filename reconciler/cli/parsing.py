@@ -74,14 +74,12 @@ def _text(command: tuple[str, ...]) -> str:
 
 
 def _check_name(name: str) -> None:
-    import re
+    from reconciler.core.spec import is_name
 
-    from reconciler.core.spec import NAME_PATTERN
-
-    if not re.fullmatch(NAME_PATTERN, name):
+    if not is_name(name):
         raise Failure(
             f"cannot use the name {name!r}: letters, digits, '.', '_' and '-', first a letter or digit, "
-            f"at most {NAME_LIMIT} characters",
+            f"at most {NAME_LIMIT} characters, and not x-... (such keys are notes)",
             Code.USAGE,
         )
 

@@ -19,6 +19,7 @@ from reconciler.config._render import block
 from reconciler.config._snippet import lines
 from reconciler.config._splice import Splicer, Unsupported
 from reconciler.core.errors import Missing, Problem, Rejected
+from reconciler.core.spec import NOTE_PREFIX
 
 _NAME = "the file"
 Document = dict[str, JsonValue]
@@ -158,6 +159,9 @@ def _edited(text: str, tree: _tree.Table, changes: Changes) -> str:
     if not changes:
         return text
     name = next(iter(changes))
+    for new in changes:
+        if new.startswith(NOTE_PREFIX) and changes[new] is not None:
+            raise Rejected(_note_name(new))
     refused = _refused(f"the instance {name!r} is written in a way that cannot be changed", _place(text, tree, name))
     try:
         result = _spliced(bare, tree, lambda changer, layout, root: _plan(changer, layout, root, changes))
@@ -173,6 +177,11 @@ def _edited(text: str, tree: _tree.Table, changes: Changes) -> str:
     except Rejected:
         pass  # our own result: nothing unproved leaves
     raise refused
+
+
+def _note_name(name: str) -> Problem:
+    message = f"no instance can be called {name!r}: keys that begin with {NOTE_PREFIX} are notes, which nothing is started from"
+    return Problem(message=message, hint="choose another name", path=f"instances.{name}")
 
 
 def _changed(instances: Document, changes: Changes) -> Document:

@@ -19,6 +19,15 @@ from reconciler.core.errors import Problem
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 """Instance names: up to 63 characters, first a letter or digit; they become folder names and log fields."""
 
+NOTE_PREFIX = "x-"
+"""Keys that begin so are the user's own notes, anywhere in the file; no instance can be called so."""
+
+
+def is_name(text: str) -> bool:
+    """Whether an instance can have this name."""
+    return re.fullmatch(NAME_PATTERN, text) is not None and not text.startswith(NOTE_PREFIX) and not text.endswith("\n")
+
+
 DURATION_PATTERN = r"^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$"
 LONGEST_DURATION = 3650 * 86400.0
 """Seconds; beyond it clocks and timers misbehave, and nobody means it."""

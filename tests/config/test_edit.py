@@ -216,6 +216,13 @@ def test_what_another_instance_refers_to_cannot_be_broken() -> None:
     assert instances(after) == {"b": {"x": 1}}
 
 
+def test_no_instance_can_be_a_note() -> None:
+    with pytest.raises(Rejected, match="no instance can be called 'x-coder'"):
+        set_instance(FILE, "x-coder", NEW)
+    with pytest.raises(Rejected, match="notes"):
+        add_instances(FILE, {"x-coder": NEW})
+
+
 def test_an_unknown_instance_is_missing() -> None:
     with pytest.raises(Missing):
         remove_instance(FILE, "nobody")
