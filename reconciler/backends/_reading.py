@@ -7,7 +7,6 @@ texts, and the two things done with whole tables: stripping one for the package,
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -15,13 +14,17 @@ from reconciler.backends._merge import NO_NOTES, merged
 from reconciler.backends._vocabulary import Vocabulary
 from reconciler.core.errors import Problem, Rejected
 from reconciler.core.options import OptionTable
+from reconciler.core.printed import one_line, shown
+from reconciler.core.secrets import is_secret_name
 
 LONGEST_HELP = 300
 """Characters of a program's help text that are kept: an editor shows about so many without scrolling."""
 LONGEST_OUTPUT = 16 * 1024 * 1024
 """Characters of output that are looked at; vLLM's own 317 options take 0.2 million."""
 LONGEST_SHOWN = 200
-"""Characters of unreadable output that a message repeats."""
+"""Characters of unreadable output that a message repeats: its last ones."""
+_LONGEST_LOOKED_AT = 16 * 1024
+"""Characters of it that are masked: far more than are shown, so that no secret is cut in two and shown in part."""
 QUIET: Mapping[str, str] = {
     "CUDA_VISIBLE_DEVICES": "",
     "HIP_VISIBLE_DEVICES": "",
@@ -30,7 +33,6 @@ QUIET: Mapping[str, str] = {
     "NO_COLOR": "1",
 }
 """Variables for a program that is only asked: it touches no GPU and no network, and reports nothing."""
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _KEYS = (
     "name",
     "flags",
@@ -57,28 +59,22 @@ _KEYS = (
 """What an entry may hold, in the order of the files."""
 
 
-def without_colours(text: str) -> str:
-    """The text without terminal control sequences."""
-    return _ANSI.sub("", text)
-
-
 def clean_help(text: str) -> str:
     """One line of printable text, cut at a word to :data:`LONGEST_HELP` characters."""
-    printable = "".join(char if char.isprintable() else " " for char in without_colours(text))
-    line = " ".join(printable.split())
+    line = one_line(text)
     if len(line) <= LONGEST_HELP:
         return line
     return line[: LONGEST_HELP - 1].rsplit(" ", 1)[0] + "…"
 
 
 def entry(**facts: Any) -> dict[str, Any]:
-    """One option of a table: the keys in their order, without those that say nothing."""
+    """One option of a table: the keys in their order, without those that say nothing, and without a secret's default."""
     found = {key: facts[key] for key in _KEYS if key in facts}
     empty: tuple[Any, ...] = (None, (), [], "")
     kept = {
         key: value for key, value in found.items() if key == "default" or (value is not False and value not in empty)
     }
-    if kept.get("default") is None:
+    if kept.get("default") is None or (isinstance(kept["default"], str) and is_secret_name(kept["name"])):
         kept.pop("default", None)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
 
@@ -105,10 +101,11 @@ def table(
 
 def reject(program: str, reason: str, output: str) -> NoReturn:
     """Raise Rejected: the options cannot be read, why, what came instead, and what to do."""
-    shown = clean_help(output[-LONGEST_SHOWN * 4 :])[-LONGEST_SHOWN:]
+    printed = shown(output[-_LONGEST_LOOKED_AT:])[-LONGEST_SHOWN:]
+    why = shown(reason)[:LONGEST_HELP]
     raise Rejected(
         Problem(
-            message=f"cannot read the options of {program}: {reason}" + (f"; it printed: {shown}" if shown else ""),
+            message=f"cannot read the options of {program}: {why}" + (f"; it printed: {printed}" if printed else ""),
             hint=f"run {program} --help by hand, and give its path as the executable; until then the packaged options are used",
         )
     )

@@ -55,7 +55,7 @@ def read_argparse(
     """
     raw = _line(output, program)
     if "error" in raw:
-        reject(program, f"it failed: {clean_help(str(raw['error']))}", "")
+        reject(program, f"it failed: {raw['error']}", "")
     try:
         told = list(_named(raw["options"], positional or {}))
         options = [_option(one) for one in _paired(told)]
@@ -72,9 +72,9 @@ def _line(output: str, program: str) -> Facts:
     try:
         raw = json.loads(found[-1][len(MARK) :])
     except (ValueError, RecursionError):
-        reject(program, "its interpreter broke off while telling them", found[-1][:400])
+        reject(program, "its interpreter broke off while telling them", found[-1][:4000])
     if not isinstance(raw, dict):
-        reject(program, "its interpreter told something else", found[-1][:400])
+        reject(program, "its interpreter told something else", found[-1][:4000])
     return raw
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.backends._reading import LONGEST_OUTPUT, clean_help, entry, reject, table, without_colours
+from reconciler.backends._reading import LONGEST_OUTPUT, clean_help, entry, reject, table
 from reconciler.core.options import OptionTable
+from reconciler.core.printed import without_colours
 
 _FLAG = r"-{1,2}[A-Za-z0-9][\w.\-]*"
 _HEAD = re.compile(rf"{_FLAG}(?:,\s*{_FLAG})*")

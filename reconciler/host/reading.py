@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from reconciler.core.errors import Problem, Rejected
 from reconciler.core.options import RUNS_APART, OptionSource
-from reconciler.core.secrets import conceal
+from reconciler.core.printed import shown as printed
 from reconciler.host.clock import Clock, SystemClock
 from reconciler.host.environment import harmless
 from reconciler.host.programs import NOT_FOUND, Program
@@ -29,6 +29,8 @@ TIMED_OUT = "PROGRAM_TIMED_OUT"
 MOST_OUTPUT = 8 * 1024 * 1024
 """Bytes of output; vLLM's options with their help are 0.4 MB."""
 _TAIL_LINES = 8
+_LONGEST_LINE = 16 * 1024
+"""Characters of a line that are masked, of which the first 300 are shown."""
 _LOOK_S = 0.1
 """How often it is looked whether the program ended while something of it holds its output open, seconds."""
 _LOOK_SOON_S = 0.01
@@ -184,6 +186,9 @@ def _ending(code: int) -> str:
 def _tail(texts: Sequence[str]) -> str:
     """The last lines, of its errors where there are any; without secrets and control characters."""
     text = next((text for text in reversed(texts) if text.strip()), "")
-    lines = [line.rstrip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-_TAIL_LINES:]
-    shown = ["".join(c if c.isprintable() or c == "\t" else "?" for c in conceal(line))[:300] for line in lines]
-    return "".join(f"\n    | {line}" for line in shown)
+    lines = [line for line in text.replace("\r", "\n").split("\n") if line.strip()][-_TAIL_LINES:]
+    return "".join(f"\n    | {' ' * _indent(line)}{printed(line[:_LONGEST_LINE])[:300]}" for line in lines)
+
+
+def _indent(line: str) -> int:
+    return min(len(line) - len(line.lstrip(" ")), 20)

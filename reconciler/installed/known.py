@@ -23,6 +23,7 @@ from reconciler.backends import discover
 from reconciler.core.contracts import Backend
 from reconciler.core.errors import Problem, Rejected
 from reconciler.core.options import OptionSource, OptionTable
+from reconciler.core.printed import shown as printed
 from reconciler.core.spec import BackendsSpec, InstanceSpec
 from reconciler.host import programs, reading
 from reconciler.host.clock import SystemClock, rfc3339
@@ -291,7 +292,7 @@ def _refusal(backend: Backend, table: OptionTable) -> str | None:
     try:
         backend.informed(lambda _: table).check(InstanceSpec(backend_type=backend.kind), backends=BackendsSpec())
     except NO_TABLE as error:
-        return f"the table makes no sense ({type(error).__name__}: {error})"[:200]
+        return printed(f"the table makes no sense ({type(error).__name__}: {error})")[:200]
     return None
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reconciler.backends._reading import LONGEST_HELP, as_text, clean_help, differences, packaged
 from reconciler.backends._reading_argparse import MARK, read_argparse, source
+from reconciler.backends._reading_help import read_help
 from reconciler.core.errors import Rejected
 from reconciler.core.options import OptionTable
 
@@ -307,6 +308,31 @@ def test_garbage_is_refused_with_what_to_do(output: str, reason: str) -> None:
         read_argparse(output, backend="fake", program="fake serve", syntax="argparse")
     assert reason in str(caught.value)
     assert caught.value.problems[0].hint
+
+
+@pytest.mark.parametrize("secret", ["hf_abcdefABCDEF1234567890", "sk-proj-abcdefabcdef", "password: swordfish9"])
+def test_a_message_repeats_no_secret_that_a_program_printed(secret: str) -> None:
+    word = secret.rpartition(" ")[2]
+    for output in (f"logged in with {secret} today " * 20, MARK + "{" + f'"{secret} ' * 20, f"{secret}\n{'x ' * 95}"):
+        for read_it in (read_help, read_argparse):
+            with pytest.raises(Rejected) as caught:
+                read_it(output, backend="fake", program="fake", syntax="argparse")
+            assert word[4:] not in str(caught.value)
+    with pytest.raises(Rejected) as caught:
+        read_argparse(MARK + json.dumps({"error": f"no, {secret}"}), backend="fake", program="fake", syntax="argparse")
+    assert word[4:] not in str(caught.value)
+
+
+def test_a_message_repeats_the_end_of_what_a_program_printed() -> None:
+    with pytest.raises(Rejected) as caught:
+        read_argparse("first " + "between " * 500 + "last", backend="fake", program="fake", syntax="argparse")
+    assert "between last" in str(caught.value)
+    assert "first" not in str(caught.value)
+
+
+def test_a_default_that_may_be_a_secret_is_no_part_of_a_table() -> None:
+    options = by_name(read('parser.add_argument("--api-key", default="from-the-environment")'))
+    assert "default" not in options["api_key"]
 
 
 facts = st.recursive(

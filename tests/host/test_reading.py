@@ -92,6 +92,18 @@ def test_a_bad_end_says_how_and_shows_the_last_lines_without_secrets(tmp_path: P
     assert "SIGSEGV" in failed("kill -SEGV $$", tmp_path).message
 
 
+def test_no_secret_is_shown_whatever_stands_around_it_and_colours_go(tmp_path: Path) -> None:
+    lines = [
+        "token hf_abcdefABCDEF123",
+        "key is sk-proj-0123456789",
+        "Bearer xyzzy42",
+        r"\033[31mpassword\033[0m: swordfish9",
+    ]
+    said = failed("".join(f"printf '%b\\n' '  {line}' >&2\n" for line in lines) + "exit 1", tmp_path).message
+    assert not [word for word in ("hf_abc", "sk-proj", "xyzzy", "swordfish", "\x1b") if word in said]
+    assert "\n    |   token ***\n" in said, "and what is no secret stays, with its indent"
+
+
 def test_what_does_not_end_is_killed_with_everything_it_started(tmp_path: Path) -> None:
     problem = failed(f"sleep 600 & echo $! > {tmp_path}/pid; wait", tmp_path, timeout=0.5)
     assert problem.code == reading.TIMED_OUT
