@@ -50,10 +50,13 @@ class ImportCommand(Command):
 def import_(ctx: click.Context, kind: str, file: str | None, output: str, target: Path | None) -> None:
     """Turn another tool's file into a file of llamactl's.
 
-    FILE may be - for stdin, or a folder where the tool keeps one. The YAML is on stdout and always valid; what could not be carried
-    over is on stderr, each with its place, the reason and a cure:
+    FILE may be - for stdin, or a folder where the tool keeps one. The YAML is on stdout, and valid where the variables that it names
+    are set: secrets stay out of it, as ${NAME}. What could not be carried over is on stderr, each with its place, the reason and a
+    cure; the last line there names the variables to set:
 
     llamactl import llama-swap config.yaml > llamactl.yaml
+
+    Where not a single instance can be made, nothing is written and the exit code is 1.
     """
     from reconciler.app import import_instances
 
@@ -64,12 +67,16 @@ def import_(ctx: click.Context, kind: str, file: str | None, output: str, target
     for lost in written.lost:
         note(plain(_line(lost, origin)))
     _conclude(written)
+    if output == "json" and target is None:
+        print_json(_json(written, origin))
+    if not written.instances:
+        raise Failure(f"nothing was imported from {plain(origin)}: no instance could be made of it", Code.FAILED)
     if target is not None:
         _add(session, target, written)
-    elif output == "json":
-        print_json(_json(written, origin))
-    else:
+    elif output != "json":
         out(written.text, end="")
+    if written.unset:
+        note(f"set {', '.join(written.unset)} before you use it")
 
 
 def _importer(kind: str) -> Importer:
@@ -138,7 +145,12 @@ def _json(written: Written, origin: str) -> dict[str, Any]:
         }
         for one in written.lost
     ]
-    return {"instances": list(written.instances), "lost": list(lost), "yaml": written.text}
+    return {
+        "instances": list(written.instances),
+        "lost": list(lost),
+        "variables": list(written.unset),
+        "yaml": written.text,
+    }
 
 
 def _add(session: Session, target: Path, written: Written) -> None:

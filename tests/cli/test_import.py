@@ -62,6 +62,32 @@ def test_programs_get_the_losses_as_json(cli: Cli, swap: Path) -> None:
     assert answer["yaml"].startswith("# yaml-language-server:")
 
 
+def test_the_last_line_names_the_variables_to_set_and_with_them_it_is_valid(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swap = tmp_path / "swap.yaml"
+    swap.write_text(SWAP + '    env: ["POOL=${env.ZZ_POOL}"]\napiKeys: ["${env.ZZ_KEY}"]\n')
+    result = cli("import", "llama-swap", str(swap))
+    assert (result.code, result.err.splitlines()[-1]) == (0, "set ZZ_KEY, ZZ_POOL before you use it")
+    (tmp_path / "mine.yaml").write_text(result.out)
+    assert cli("validate", str(tmp_path / "mine.yaml")).code != 0
+    monkeypatch.setenv("ZZ_KEY", "k" * 40)
+    monkeypatch.setenv("ZZ_POOL", "tank")
+    assert cli("validate", str(tmp_path / "mine.yaml")).code == 0
+
+
+@pytest.mark.parametrize("extra", [(), ("--write", "new.yaml")])
+def test_an_import_of_nothing_is_1_with_a_last_line_that_says_it(
+    cli: Cli, tmp_path: Path, extra: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("swap.yaml").write_text("models: { m: { cmd: some-image } }\n")
+    result = cli("import", "llama-swap", "swap.yaml", *extra)
+    assert (result.code, result.out) == (1, "")
+    assert "nothing was imported from swap.yaml" in result.err.splitlines()[-1]
+    assert not Path("new.yaml").exists()
+
+
 def test_stdin_is_a_file_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SWAP.encode())))
     result = cli("import", "llama-swap", "-")

@@ -35,6 +35,10 @@ class Draft:
     line: int | None = None
     file: str | None = None
     """As in :class:`Lost`."""
+    where: str | None = None
+    """Its path in the other file (``models.qwen``), below which the losses about it stand: they go when the instance cannot stay."""
+    lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)
+    """Lines of its settings by their path in ``body``, where they are known; words of ``extra_args`` by the word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,8 @@ class Imported:
     lost: tuple[Lost, ...] = ()
     sections: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
     """Settings beside ``instances``: ``{"server": {"port": 8080}}``."""
+    lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)
+    """Lines of what is in ``sections``, by its path."""
 
 
 Understand = Callable[[str], ParsedCommand]

@@ -12,6 +12,11 @@ _MACRO = re.compile(r"^(x)-")
 """What our file reads as a macro, and no instance."""
 
 
+def is_name(raw: str) -> bool:
+    """Whether an instance can be called this; where it still is not, another one has the name already."""
+    return instance_name(raw, set()) == raw
+
+
 def instance_name(raw: str, taken: set[str]) -> str:
     """A valid name close to ``raw`` that is not among ``taken`` (in lower case); it is added there.
 

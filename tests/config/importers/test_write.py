@@ -11,9 +11,10 @@ from pydantic import JsonValue
 from reconciler import app
 from reconciler.config import load
 from reconciler.config.importers import discover
-from reconciler.config.importers.contract import Draft, Imported
+from reconciler.config.importers.contract import Draft, Imported, Lost
 from reconciler.config.importers.names import instance_name
 from reconciler.config.importers.write import Written, merged, write
+from reconciler.config.rewrite import MODELINE
 from reconciler.core.spec import NAME_PATTERN, Fleet
 
 
@@ -88,6 +89,49 @@ def test_an_instance_that_cannot_do_without_it_goes_as_a_whole() -> None:
     assert "instances: {}" in written(Draft(name="x", body={})).text
 
 
+def test_a_refused_flag_goes_with_its_values_and_nothing_else() -> None:
+    words: JsonValue = ["--load-mode", "mlock", "--draft-max", "16", "--foo", "-1", "--draft-min=2", "-v"]
+    body: dict[str, JsonValue] = {"backend_type": "llama_cpp", "backend_options": {"model": "/a"}, "extra_args": words}
+    made = written(Draft(name="m", body=body, line=1, lines={("extra_args", "--draft-max"): 7}))
+    assert fleet_of(made.text).instances["m"].extra_args == ("--load-mode", "mlock", "--foo", "-1", "-v")
+    assert [(one.what, one.line) for one in made.lost] == [
+        ("m: extra_args --draft-min", 1),
+        ("m: extra_args --draft-max", 7),
+    ]
+
+
+def test_of_an_instance_that_cannot_stay_only_that_is_said() -> None:
+    body: dict[str, JsonValue] = {"backend_type": "custom", "backend_options": {"command": ["image/only"]}}
+    lost = (
+        Lost(what="models.a b.name", why="kept as a label", line=4),
+        Lost(what="models.a bc.name", why="kept as a label", line=9),
+    )
+    drafts = (Draft(name="a b", body=body, line=3, where="models.a b"), draft("kept"))
+    made = write(
+        Imported(drafts=drafts, lost=lost),
+        kind="test",
+        origin="there",
+        load=lambda text, variables: fleet_of(text, **variables),
+        environ={},
+    )
+    assert list(made.instances) == ["kept"]
+    assert [(one.what, one.line) for one in made.lost] == [("models.a b", 3), ("models.a bc.name", 9)]
+    assert made.lost[0].why.startswith("it was left out: the command does not say where the port goes")
+
+
+def test_a_new_name_says_why_it_is_new() -> None:
+    why = {one.what: one.why for one in written(draft("m1"), draft("M1"), draft("a b")).lost}
+    assert "another instance has this name" in why["the name 'M1'"]
+    assert "letters" in why["the name 'a b'"]
+
+
+def test_keys_from_variables_stay_whether_or_not_they_are_set_here() -> None:
+    auth: dict[str, JsonValue] = {"inference_keys": [{"env": "ONE"}, {"env": "TWO"}]}
+    made = written(draft("a"), sections={"auth": auth})
+    assert made.unset == ("ONE", "TWO")
+    assert made.text == written(draft("a"), sections={"auth": auth}, ONE="k" * 40, TWO="l" * 40).text
+
+
 def test_a_section_that_is_refused_goes() -> None:
     made = written(draft("a"), sections={"server": {"port_range": "1-99999999"}, "backends": {"nothing": 1}})
     assert fleet_of(made.text).server.port_range == "8100-8999"
@@ -97,14 +141,13 @@ def test_a_section_that_is_refused_goes() -> None:
 def test_a_variable_that_is_not_set_here_stays_and_is_named() -> None:
     made = written(draft("a", environment={"X": "${NOT_SET}/x", "Y": "$${LITERAL}"}))
     assert [one.what for one in made.lost] == ["${NOT_SET}"]
+    assert made.unset == ("NOT_SET",)
     assert fleet_of(made.text, NOT_SET="v").instances["a"].environment == {"X": "v/x", "Y": "${LITERAL}"}
     assert written(draft("a", environment={"X": "${SET}"}), SET="v").lost == ()
 
 
 def test_the_file_says_where_it_comes_from() -> None:
-    first, second = written(draft("a")).text.splitlines()[:2]
-    assert first == "# yaml-language-server: $schema=./schemas/llamactl.schema.json"
-    assert second == "# Made by `llamactl import test` from there."
+    assert written(draft("a")).text.startswith(f"{MODELINE}# Made by `llamactl import test` from there.\n")
 
 
 def test_several_files_are_one_and_each_loss_names_its_own() -> None:
