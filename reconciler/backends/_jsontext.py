@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from reconciler.backends._values import decode_json
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{")
+_WHOLE = re.compile(r"[+-]?\d+(?:_\d+)*")
 _HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
 _HUMAN_FACTOR = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _LONGEST_NUMBER = 19
@@ -89,12 +90,14 @@ def _escaped(value: JsonValue, sign: str) -> JsonValue:
 
 
 def loose_json(text: str) -> JsonValue:
-    """A dotted flag's value as vLLM reads it: JSON, else a number with a suffix, else text."""
+    """A dotted flag's value as vLLM reads it: JSON, else what Python takes for a whole number, else one with a suffix, else text."""
     if text == "null":
         return None
     value = decode_json(text)
     if value is not None:
         return value
+    if _WHOLE.fullmatch(text) and len(text) <= _LONGEST_NUMBER:
+        return int(text)
     human = _HUMAN.fullmatch(text)
     if human is None or len(text) > _LONGEST_NUMBER:
         return text

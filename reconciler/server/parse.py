@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from aiohttp import hdrs, web
 
@@ -38,10 +39,11 @@ class ParseCommand:
                 )
             )
         try:
+            programs = self._control.programs
             if len(command) <= AT_ONCE:
-                parsed = backend.parse(command)
+                parsed = backend.parse(command, programs)
             else:  # pure, but a pasted page takes a while: others should not wait for it
-                parsed = await asyncio.to_thread(backend.parse, command)
+                parsed = await asyncio.to_thread(backend.parse, command, programs)
         except Rejected as rejected:
             raise PlacedRefusal(400, rejected.problems, code="command_not_understood") from None
         yaml = snippet(parsed.name, parsed.instance())
@@ -58,13 +60,22 @@ def _backend(backends: Mapping[str, Backend], route: str) -> Backend:
 
 
 def _prefers_yaml(accept: str) -> bool:
-    """YAML is named and stands before JSON; a weight of zero means no."""
+    """YAML is named, with more weight than JSON or with the same and before it (RFC 9110, section 12.5.1)."""
+    best: tuple[float, bool] = (0.0, False)
     for entry in accept.lower().split(","):
         kind, *parameters = (part.strip() for part in entry.split(";"))
-        if any(parameter in ("q=0", "q=0.0") for parameter in parameters):
-            continue
-        if kind in (YAML_TYPE, "application/x-yaml", "text/yaml"):
-            return True
-        if kind == "application/json":
-            return False
-    return False
+        yaml = kind in (YAML_TYPE, "application/x-yaml", "text/yaml")
+        weight = _weight(parameters)
+        if (yaml or kind == "application/json") and weight > best[0]:
+            best = (weight, yaml)
+    return best[1]
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    """0 to 1; 1 where none is given, 0 for one that cannot be read."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            number = re.fullmatch(r"[01](?:\.\d{0,3})?", value.strip())
+            return min(float(number[0]), 1.0) if number else 0.0
+    return 1.0

@@ -47,6 +47,9 @@ async def test_the_requests_example_works_as_written() -> None:
         ("application/yaml, application/json", "application/yaml"),
         ("application/json, application/yaml", "application/json"),
         ("application/yaml;q=0, */*", "application/json"),
+        ("application/yaml;q=0.000", "application/json"),
+        ("application/yaml;q=0.1, application/json", "application/json"),
+        ("application/json;q=0.1, application/yaml", "application/yaml"),
         ("*/*", "application/json"),
     ],
 )

@@ -1,0 +1,45 @@
+"""Values that a server reads as something else are read as the server reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backends.samples import backend
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", "on"),
+        ("true", "on"),
+        ("enabled", "on"),
+        ("0", "off"),
+        ("false", "off"),
+        ("disabled", "off"),
+        ("-1", "auto"),
+    ],
+)
+def test_llama_server_says_on_off_and_auto_in_several_words(text: str, value: str) -> None:
+    parsed = backend("llama_cpp").parse(f"llama-server -m a.gguf -fa {text} --log-colors {text}")
+    assert parsed.backend_options["flash_attn"] == value
+    assert parsed.backend_options["log_colors"] == value
+    assert not parsed.warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("007", 7),
+        ("-007", -7),
+        ("+5", 5),
+        ("1_000", 1000),
+        ("٣", 3),
+        ("1.5", 1.5),
+        ("2k", 2000),
+        ("_1", "_1"),
+        ("1__0", "1__0"),
+    ],
+)
+def test_a_dotted_value_is_the_whole_number_that_python_reads(text: str, value: object) -> None:
+    parsed = backend("vllm").parse(f"vllm serve m --hf-overrides.a {text}")
+    assert parsed.backend_options["hf_overrides"] == {"a": value}
