@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, Session, file_option, output_option, session_of
 from reconciler.cli.output import print_json
 from reconciler.cli.problems import code_of, errors, show
+from reconciler.cli.root import end_by_signals
 from reconciler.cli.terminal import note, out, plain
 from reconciler.core.errors import Problem, Rejected
 
@@ -29,6 +31,8 @@ def validate(ctx: click.Context, files: tuple[Path, ...], file: Path | None, pro
     Without FILE, the one that `llamactl up` would use. Options are those of the installed version where that was read
     (by --probe or `llamactl vocabulary`), else of the packaged one; with --probe a program that cannot be read is an error.
     """
+    if probe:
+        end_by_signals(signal.SIGTERM, signal.SIGHUP)  # the programs that are asked end with it
     wanted: list[Path | None] = [*files, *([file] if file is not None else [])]
     reports = [_check(each, session_of(ctx), probe=probe) for each in wanted or [None]]
     if output == "json":

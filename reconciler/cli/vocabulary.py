@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import click
 from reconciler.cli.failure import Code, Failure
 from reconciler.cli.frame import Command, Session, file_option, output_option, session_of
 from reconciler.cli.output import columns, print_json
+from reconciler.cli.root import end_by_signals
 from reconciler.cli.terminal import note, out, plain
 from reconciler.core.errors import Problem, Rejected
 
@@ -50,6 +52,7 @@ def vocabulary(
     from reconciler import app
     from reconciler.installed import probe
 
+    end_by_signals(signal.SIGTERM, signal.SIGHUP)
     session = session_of(ctx)
     known = app.installed(session.environ, session.state_dir, say=note)
     kind = known.kind_of(backend)
@@ -201,6 +204,7 @@ def installed_schema(session: Session, file: Path | None) -> dict[str, Any]:
     from reconciler import app
     from reconciler.installed import probe
 
+    end_by_signals(signal.SIGTERM, signal.SIGHUP)
     known = app.installed(session.environ, session.state_dir, say=note)
     need = probe.needed(file, session.environ, known.backends)
     results = probe.read_default_programs(need.backends, known, note)

@@ -1,12 +1,15 @@
 """Asks an installed program for its options: one run or two, in a session of their own, with bounds on time and output.
 
-What the answer means is the backend's matter. A run that is over, overdue or interrupted leaves no process behind.
+What the answer means is the backend's matter. A run that is over, overdue or interrupted leaves no process behind: whatever of it left
+the session is found by a mark in its environment. What empties its own environment there, or becomes another user's, is not found.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import select
 import selectors
 import shlex
 import signal
@@ -18,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from reconciler.core.errors import Problem, Rejected
 from reconciler.core.options import RUNS_APART, OptionSource
 from reconciler.core.printed import shown as printed
+from reconciler.host.carriers import SCAN_PAUSE_S, kill_carriers
 from reconciler.host.clock import Clock, SystemClock
 from reconciler.host.environment import harmless
 from reconciler.host.programs import NOT_FOUND, Program
@@ -37,6 +41,12 @@ _LOOK_SOON_S = 0.01
 """The same once it closed its output, seconds."""
 _LINGER_S = 1.0
 """How long its output is still read after its end, if somebody outside of its group holds it open, seconds."""
+_MARK = "LLAMACTL_READING"
+"""Variable that everything has which a run starts, with a value of the run's own."""
+_CLEAN_SCANS = 2
+"""Scans in a row that must find nothing left of a run."""
+_MOST_SCANS = 50
+"""Scans after which a program that starts anew faster than it is killed is left alone."""
 _FIND_SITE = "import importlib.metadata as m, sys; print(m.distribution(sys.argv[1]).locate_file(''))"
 _FIND_SITE_S = 30.0
 
@@ -91,6 +101,7 @@ def _run(
     argv: Sequence[str], shown: str, environment: Mapping[str, str], deadline: float, timeout: float, clock: Clock
 ) -> str:
     """One run, in an empty folder (a module of the current one must not be taken for the program's)."""
+    mark = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="llamactl-") as empty:
         try:
             process = subprocess.Popen(
@@ -99,7 +110,7 @@ def _run(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=empty,
-                env=environment,
+                env={**environment, _MARK: mark},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -108,7 +119,7 @@ def _run(
         try:
             output, trouble = _collect(process, deadline, clock)
         finally:
-            _end(process)
+            _end(process, mark)
     texts = [data.decode("utf-8", errors="replace") for data in output]
     if trouble == TIMED_OUT:
         hint = "try again: a first import with cold files takes longest"
@@ -160,13 +171,19 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill whatever is left of the session's group, and close the pipes."""
+def _end(process: subprocess.Popen[bytes], mark: str) -> None:
+    """Kill whatever is left of the session's group and of what left it, and close the pipes."""
     _kill(process)
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()
     process.wait()
+    clean = 0
+    for _ in range(_MOST_SCANS):
+        clean = 0 if kill_carriers(_MARK, mark) else clean + 1
+        if clean == _CLEAN_SCANS:
+            break
+        select.select((), (), (), SCAN_PAUSE_S)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from reconciler.core.contracts import ExitRecord, Handle
+from reconciler.host.carriers import SCAN_PAUSE_S
 from reconciler.host.clock import Clock
 from reconciler.host.store import quarantine
 from reconciler.runtimes._folders import (
@@ -31,7 +32,7 @@ from reconciler.runtimes._folders import (
 from reconciler.runtimes._launcher import Launcher
 from reconciler.runtimes._link import CONNECT_TIMEOUT_S, Link
 from reconciler.runtimes._replica import Replica
-from reconciler.runtimes._sweep import CLEAN_SCANS, SCAN_LIMIT, SCAN_PAUSE_S, kill_carriers
+from reconciler.runtimes._sweep import CLEAN_SCANS, SCAN_LIMIT, kill_carriers
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ Cli = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty folder to be in, an empty state folder, none of the variables that change what a command does."""
     for name in list(os.environ):
         if name.startswith("LLAMACTL_") or name in ("CI", "NO_COLOR", "STATE_DIRECTORY"):
@@ -43,6 +44,10 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", list(root.handlers))  # the same: `up` logs to the stderr of its moment
     monkeypatch.setattr(root, "level", root.level)
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for each, handler in handlers.items():
+        signal.signal(each, handler)  # a command that starts programs takes them
 
 
 @pytest.fixture

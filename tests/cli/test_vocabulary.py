@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -264,3 +268,25 @@ def test_a_schema_of_nothing_installed_is_a_failure(cli: Cli, tmp_path: Path, mo
     result = cli("schema", "--installed")
     assert (result.code, result.out) == (1, "")
     assert cli("schema", "-f", "x.yaml").code == 64
+
+
+def test_a_command_that_is_ended_leaves_no_program_behind(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    program = script(tmp_path / "slow", f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}\nexec sleep 600\n")
+    words = [sys.executable, "-m", "reconciler", "vocabulary", "llama-cpp", "--executable", str(program)]
+    asking = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2]
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not pid.exists():
+            assert time.monotonic() < deadline
+            assert asking.poll() is None
+            time.sleep(0.02)
+        asking.terminate()
+        asking.wait(20)
+    finally:
+        asking.kill()
+        asking.wait()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

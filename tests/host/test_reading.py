@@ -112,6 +112,14 @@ def test_what_does_not_end_is_killed_with_everything_it_started(tmp_path: Path) 
     assert _gone(pid)
 
 
+def test_what_left_the_session_is_killed_too(tmp_path: Path) -> None:
+    inner = f"sleep 600 & echo $! > {tmp_path}/one; echo $$ > {tmp_path}/two.new; mv {tmp_path}/two.new {tmp_path}/two; wait"
+    text = f"setsid sh -c '{inner}' >&- 2>&- &\nuntil [ -e {tmp_path}/two ]; do sleep 0.01; done\necho told"
+    assert ask(text, tmp_path) == "told\n"
+    for name in ("one", "two"):
+        assert _gone(int((tmp_path / name).read_text()))
+
+
 def test_what_closes_its_output_and_goes_on_is_overdue_too(tmp_path: Path) -> None:
     assert failed("exec >&- 2>&-; sleep 600", tmp_path, timeout=0.5).code == reading.TIMED_OUT
 
