@@ -85,6 +85,8 @@ class StatusView:
     config_hash: str
     problems: tuple[Node, ...]
     held: Node | None
+    pending: bool
+    """The file was saved, and the daemon has not taken that up yet."""
     systemd: bool
     instances: dict[str, InstanceView]
 
@@ -158,6 +160,7 @@ def status_view(node: Node) -> StatusView:
         config_hash=config.text("hash") if config else "",
         problems=tuple(config.nodes("problems")) if config else (),
         held=config.node("held") if config else None,
+        pending=config.flag("pending") if config else False,
         systemd=daemon.flag("systemd") if daemon else False,
         instances={instance.name: instance for instance in instances},
     )

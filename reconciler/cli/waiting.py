@@ -23,6 +23,9 @@ POLL_S = 0.2
 """Pause between two looks at the status, seconds: a person sees no delay, and a look costs the daemon well under 1 ms per instance."""
 RECONNECT_S = 20.0
 """How long a daemon may stay away while it is waited on, seconds: a restart takes one or two, an upgrade with imports a few more."""
+TAKEN_UP_S = 10.0
+"""How long the daemon may take to take a saved file up, seconds: a file that never rests is news after five, and a large one is read
+in four."""
 TAIL_LINES = 20
 """Log lines shown of an instance that is stalled."""
 
@@ -85,7 +88,7 @@ class GivenUp(Failure):
     """An instance that is waited for will not get there by itself."""
 
     def __init__(self, name: str, why: str, view: InstanceView | None) -> None:
-        super().__init__(f"{name} is stalled: {why}")
+        super().__init__(f"cannot wait for {name}: {why}" if view is None else f"{name} is stalled: {why}")
         self.name = name
         self.view = view
 
@@ -139,7 +142,7 @@ class Goal(StrEnum):
 def wait(ctx: click.Context, name: str, goal: str, timeout: float) -> None:
     """Wait until an instance is ready, stopped or deleted.
 
-    Ready means: at its present declaration. Ends with 1 when the instance is stalled or does not exist.
+    Ready means: at its present declaration, a save of a moment ago included. Ends with 1 when the instance is stalled or does not exist.
     """
     session = session_of(ctx)
     client = connect(session)
@@ -154,10 +157,21 @@ def wait(ctx: click.Context, name: str, goal: str, timeout: float) -> None:
 
 
 def judge_one(name: str, goal: Goal) -> Judge:
-    """The verdict on one instance for ``wait --for GOAL``."""
+    """The verdict on one instance for ``wait --for GOAL``; what was saved before counts, also when the daemon has not read it yet."""
+    patience = Deadline(TAKEN_UP_S)
 
     def judge(status: StatusView) -> Mapping[str, Verdict]:
-        return {name: _judge(status.instances.get(name), goal)}
+        return {name: one(status)}
+
+    def one(status: StatusView) -> Verdict:
+        view = status.instances.get(name)
+        if status.pending and not patience.passed:
+            return Verdict(text=f"{view.brief if view else 'not known yet'}; the daemon is reading the file")
+        if view is None and goal is not Goal.DELETED and status.held is not None:
+            return Verdict(text="not known yet; the file is held for a moment, see `llamactl status`")
+        if view is None and goal is not Goal.DELETED and not status.config_valid:
+            return Verdict(text="there is no such instance; the file is refused, see `llamactl status`", failed=True)
+        return _judge(view, goal)
 
     return judge
 

@@ -30,7 +30,7 @@ from reconciler.core.desired import Mode
 from reconciler.core.errors import Conflict, Missing, Problem, Rejected, Severity
 from reconciler.core.observed import World
 from reconciler.core.plan import Plan
-from reconciler.core.spec import Fleet, OptionValue, ServerSpec
+from reconciler.core.spec import BackendsSpec, Fleet, OptionValue, ServerSpec
 from reconciler.host.clock import rfc3339
 
 __all__ = ["Controller", "PreconditionFailed"]
@@ -60,6 +60,7 @@ class Controller:
         self._bound = bound
         self._told_elsewhere: tuple[str, int] | None = None
         self._snapshot: Snapshot | None = None
+        self._judged: Seen | None = None
         self._routes = Routes()
         self._routes_news = asyncio.Event()
         self._watch = FileWatch(path, parts.clock, pace if pace is not None else Pace(), whole=parts.keeper.source)
@@ -95,8 +96,10 @@ class Controller:
                 self._watch.nudge()  # its next content is on its way, or was written by an edit of ours
             elif isinstance(verdict, Rejected):
                 self._refuse(verdict)
+                self._judged = seen
             else:
                 self._offer(*verdict, force=False)
+                self._judged = seen
         self.loop.wake()
 
     async def _verdict(self, content: Source | Rejected) -> tuple[Checked, Source] | Rejected:
@@ -134,6 +137,7 @@ class Controller:
 
     def _accept_edit(self, checked: Checked, content: Source, force: bool) -> None:
         self._offer(checked, content, force=force)
+        self._judged = Seen(identity=(), content=content)
         self.loop.wake()
 
     def look(self) -> None:
@@ -179,6 +183,12 @@ class Controller:
         return self._routes
 
     @property
+    def programs(self) -> BackendsSpec:
+        """The accepted fleet's programs; the defaults before there is one."""
+        accepted = self._parts.keeper.accepted
+        return accepted.fleet.backends if accepted is not None else BackendsSpec()
+
+    @property
     def generation(self) -> int:
         """Of the accepted fleet; 0 before there is one."""
         accepted = self._parts.keeper.accepted
@@ -196,6 +206,14 @@ class Controller:
             "daemon": dict(self._about),
             "instances": instances,
         }
+
+    async def file_pending(self) -> bool:
+        """Whether the file holds what :meth:`status` does not tell of yet: a save not judged yet, or judged after the last pass."""
+        snapshot, judged = self._snapshot, self._judged
+        accepted = self._parts.keeper.accepted
+        if judged is None or snapshot is None or accepted is None or snapshot.accepted.fleet is not accepted.fleet:
+            return True
+        return not await asyncio.to_thread(self._watch.is_current, judged)
 
     def _config_json(self) -> dict[str, object]:
         keeper = self._parts.keeper

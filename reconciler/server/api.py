@@ -44,7 +44,11 @@ class Api:
     async def status(self, request: web.Request) -> web.Response:
         """``GET /api/v1/status``."""
         del request
-        return web.json_response(self._control.status())
+        pending = await self._control.file_pending()  # asked first: what was saved before it says no is in the status
+        status = self._control.status()
+        config = status["config"]
+        assert isinstance(config, dict)
+        return web.json_response({**status, "config": {**config, "pending": pending}})
 
     async def instances(self, request: web.Request) -> web.Response:
         """``GET /api/v1/instances``."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from reconciler.control.events import EventLog
 from reconciler.core.contracts import Backend, LogFile
-from reconciler.core.spec import OptionValue
+from reconciler.core.spec import BackendsSpec, OptionValue
 from reconciler.proxy.world import World
 
 
@@ -24,8 +24,17 @@ class Control(World, Protocol):
         """By ``backend_type``."""
         ...
 
+    @property
+    def programs(self) -> BackendsSpec:
+        """Which programs the accepted file means where an instance names none."""
+        ...
+
     def status(self) -> dict[str, object]:
         """The whole status, ready to dump."""
+        ...
+
+    async def file_pending(self) -> bool:
+        """Whether the file was saved and the status does not tell of that yet."""
         ...
 
     def instance(self, name: str) -> dict[str, object]:

@@ -275,11 +275,30 @@ def test_wait_for_what_does_not_exist_or_is_stalled_is_1(cli: Cli, daemon: FakeD
     daemon.on("GET /api/v1/status", status(stalled("tiny")))
     missing = cli("wait", "nope", "--for", "ready")
     assert missing.code == 1
-    assert "no such instance" in missing.err
+    assert "cannot wait for nope: there is no such instance" in missing.err
+    assert "stalled" not in missing.err
     assert cli("wait", "nope", "--for", "deleted").code == 0
     given_up = cli("wait", "tiny", "--for", "ready")
     assert given_up.code == 1
     assert "CUDA out of memory" in given_up.err
+
+
+def test_wait_does_not_go_by_a_status_from_before_the_save(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unread = status(arrived("tiny"), pending=True)
+    held = status(arrived("tiny"), held={"until": "", "removes": ["other"], "reason": ""})
+    daemon.on("GET /api/v1/status", unread, unread, held, status(arrived("tiny"), arrived("new")))
+    assert cli("wait", "new", "--for", "ready").code == 0
+    daemon.on("GET /api/v1/status", unread, unread, status(stalled("tiny")))
+    assert "CUDA out of memory" in cli("wait", "tiny", "--for", "ready").err
+    daemon.on("GET /api/v1/status", unread, unread, status(arrived("tiny"), valid=False))
+    refused = cli("wait", "new", "--for", "ready")
+    assert refused.code == 1
+    assert "the file is refused" in refused.err
+    monkeypatch.setattr(waiting, "TAKEN_UP_S", 0.3)
+    daemon.on("GET /api/v1/status", unread)
+    assert "no such instance" in cli("wait", "new", "--for", "ready").err
 
 
 def test_wait_outlives_a_restart_of_the_daemon_but_not_its_absence(

@@ -20,7 +20,7 @@ from reconciler.core.contracts import Backend, Endpoint, LogFile
 from reconciler.core.desired import Mode
 from reconciler.core.errors import Conflict, Missing, Problem, Rejected
 from reconciler.core.lifecycle import Phase
-from reconciler.core.spec import AccessKey, QueueSpec, ServerSpec
+from reconciler.core.spec import AccessKey, BackendsSpec, QueueSpec, ServerSpec
 from reconciler.host.clock import SystemClock
 from reconciler.proxy.auth import Authorizer
 from reconciler.server.app import make_app, make_runner
@@ -98,9 +98,11 @@ class FakeControl:
 
     snapshot: Routes = field(default_factory=Routes)
     backends: Mapping[str, Backend] = field(default_factory=dict)
+    programs: BackendsSpec = field(default_factory=BackendsSpec)
     instances: dict[str, dict[str, object]] = field(default_factory=dict)
     text: bytes = b"instances: {}\n"
     not_ready: list[str] = field(default_factory=list)
+    saved: bool = False
     log_files: dict[str, list[LogFile]] = field(default_factory=dict)
     calls: list[tuple[object, ...]] = field(default_factory=list)
     fails: Exception | None = None
@@ -145,6 +147,9 @@ class FakeControl:
             "config": {"valid": True, "problems": []},
             "instances": list(self.instances.values()),
         }
+
+    async def file_pending(self) -> bool:
+        return self.saved
 
     def instance(self, name: str) -> dict[str, object]:
         return self._known(name)

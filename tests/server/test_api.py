@@ -50,9 +50,11 @@ async def test_health_answers_and_readiness_names_what_is_not_ready() -> None:
 
 
 async def test_status_and_instances_are_what_the_controller_says() -> None:
-    scripted = control()
+    scripted = control(saved=True)
     async with serving(scripted) as server:
-        assert (await server.request("GET", "/api/v1/status")).json() == scripted.status()
+        told = (await server.request("GET", "/api/v1/status")).json()
+        assert told["config"].pop("pending") is True
+        assert told == scripted.status()
         assert (await server.request("GET", "/api/v1/instances")).json() == {"instances": [TINY]}
         assert (await server.request("GET", "/api/v1/instances/tiny")).json() == TINY
         missing = await server.request("GET", "/api/v1/instances/nope")
