@@ -7,7 +7,8 @@ texts, and the two things done with whole tables: stripping one for the package,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from reconciler.backends._merge import NO_NOTES, merged
@@ -117,22 +118,48 @@ def packaged(read: OptionTable) -> OptionTable:
     return {**read, "options": [{key: value for key, value in one.items() if key != "help"} for one in options]}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Options in which two tables differ, by name, in the order of the tables."""
+
+    added: tuple[str, ...]
+    """Those that the first lacks."""
+    gone: tuple[str, ...]
+    """Those that the second lacks."""
+    changed: Mapping[str, Mapping[str, tuple[Any, Any]]]
+    """For each that both have, the facts that differ: what the first says, and what the second."""
+
+
+def compared(one: OptionTable, other: OptionTable, *, but: Collection[str] = ("help",)) -> Comparison:
+    """How the options of ``other`` differ from those of ``one``, all facts but some."""
+    first, second = _by_name(one), _by_name(other)
+    both = {name: (first[name], second[name]) for name in first if name in second}
+    changed = {
+        name: {
+            key: (old.get(key), new.get(key))
+            for key in sorted(old.keys() | new.keys())
+            if key not in but and old.get(key) != new.get(key)
+        }
+        for name, (old, new) in both.items()
+    }
+    return Comparison(
+        added=tuple(name for name in second if name not in first),
+        gone=tuple(name for name in first if name not in second),
+        changed={name: facts for name, facts in changed.items() if facts},
+    )
+
+
 def differences(ours: OptionTable, theirs: OptionTable) -> Iterator[str]:
     """One line for each thing in which two tables differ, help texts aside: ``ours`` packaged, ``theirs`` read."""
-    mine, other = packaged(ours), packaged(theirs)
-    for key in sorted((mine.keys() | other.keys()) - {"options"}):
-        if mine.get(key) != other.get(key):
-            yield f"{key}: {mine.get(key)!r} is packaged, {other.get(key)!r} was read"
-    mine_by, other_by = _by_name(mine), _by_name(other)
-    for name in mine_by.keys() | other_by.keys():
-        one, two = mine_by.get(name), other_by.get(name)
-        if one is None or two is None:
-            yield f"{name}: " + ("not packaged" if one is None else "packaged, and the program has none")
-            continue
-        for key in sorted(one.keys() | two.keys()):
-            if one.get(key) != two.get(key):
-                yield f"{name}: {key}: {one.get(key)!r} is packaged, {two.get(key)!r} was read"
-    if list(mine_by) != list(other_by) and mine_by.keys() == other_by.keys():
+    for key in sorted((ours.keys() | theirs.keys()) - {"options"}):
+        if ours.get(key) != theirs.get(key):
+            yield f"{key}: {ours.get(key)!r} is packaged, {theirs.get(key)!r} was read"
+    found = compared(ours, theirs)
+    yield from (f"{name}: not packaged" for name in found.added)
+    yield from (f"{name}: packaged, and the program has none" for name in found.gone)
+    for name, facts in found.changed.items():
+        yield from (f"{name}: {key}: {old!r} is packaged, {new!r} was read" for key, (old, new) in facts.items())
+    if not found.added and not found.gone and list(_by_name(ours)) != list(_by_name(theirs)):
         yield "the options stand in another order"
 
 

@@ -137,28 +137,24 @@ def source_of(read: Reading) -> str:
 
 def differences(packaged: OptionTable, table: OptionTable) -> Iterator[str]:
     """How a table differs from the one that comes with llamactl, in a few lines."""
-    old = {str(one["name"]): _written(one) for one in _options(packaged)}
-    new = {str(one["name"]): _written(one) for one in _options(table)}
-    added = [name for name in new if name not in old]
-    gone = [name for name in old if name not in new]
-    changed = [name for name in new if name in old and new[name] != old[name]]
-    if added or gone or changed:
-        yield f"against the packaged {packaged.get('version')}: {len(added)} new, {len(gone)} gone, {len(changed)} changed"
-        for what, names in (("new", added), ("gone", gone), ("changed", changed)):
+    from reconciler.backends._reading import compared
+
+    found = compared(packaged, table, but=_UNTOLD)
+    listed = (("new", found.added), ("gone", found.gone), ("changed", tuple(found.changed)))
+    if any(names for _, names in listed):
+        counts = ", ".join(f"{len(names)} {what}" for what, names in listed)
+        yield f"against the packaged {packaged.get('version')}: {counts}"
+        for what, names in listed:
             if names:
                 more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
                 yield f"  {what}: {', '.join(names[:NAMED_AT_MOST])}{more}"
     else:
-        yield f"{len(new)} options, the same as in the packaged {packaged.get('version')}"
+        yield f"{len(_options(table))} options, the same as in the packaged {packaged.get('version')}"
 
 
 def _options(table: OptionTable) -> Sequence[Mapping[str, Any]]:
     options = table.get("options")
     return [one for one in options if isinstance(one, dict)] if isinstance(options, list) else []
-
-
-def _written(option: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in option.items() if name not in _UNTOLD and value not in (None, [], False)}
 
 
 def _row(option: Mapping[str, Any]) -> tuple[str, ...]:
@@ -228,7 +224,8 @@ def installed_schema(session: Session, file: Path | None) -> dict[str, Any]:
         own = ", ".join(sorted({shlex.join(words) for _, words in need.own}))
         note(f"not in it: programs that single instances name ({own}); `validate --probe` checks those")
     schema = probe.schema_here(need.backends, known)
-    schema["$comment"] = f"Options of {', '.join(labels)}; the others are those of the versions packaged with llamactl."
+    origin = f"Options of {', '.join(labels)}; the others are those of the versions packaged with llamactl."
+    schema["$comment"] = f"{origin} {schema['$comment']}"
     return schema
 
 

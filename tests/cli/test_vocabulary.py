@@ -255,6 +255,7 @@ def test_the_schema_of_the_installed_versions_holds_their_help(
     assert "llama_cpp: options of llama-server 7000" in result.err
     assert "vllm: the packaged options, because: cannot find the program vllm" in result.err
     assert "llama-server 7000" in schema["$comment"]
+    assert schema["$comment"].endswith(json.loads(packaged)["$comment"]), "what only the loader can check is still said"
     assert cli("schema").out == packaged, "the plain schema is the same on every host"
     target = tmp_path / "schema.json"
     assert cli("schema", "--installed", "-f", str(file), "-o", str(target)).code == 0
