@@ -23,7 +23,31 @@ ELSEWHERE = "leave it where it is; an OpenAI-compatible one can be declared with
 _AS_GIVEN = " stands in the file as it was given; "
 """Of a warning about a secret that :func:`withheld` takes out."""
 _SECRET_FLAG = re.compile(r"-{1,2}[\w-]*(?:secret|passw|credential|token$|auth$|authorization$)[\w-]*", re.IGNORECASE)
+_OF_A_VARIABLE = re.compile(r"(?:the value of )?([A-Z_][A-Z0-9_]*) was (?:dropped|left out)\b")
+"""What the parser says of a variable that a command is given."""
+_HEADER = re.compile(
+    r"""
+    (?: -{1,2}[\w-]+= )? ["']? (?P<name> (?:proxy-)?authorization | cookie | [\w-]*(?:api-?key|token|secret|auth) ) \s*:\s*
+    (?: (?:bearer|basic|token|digest)\s+ )? (?=\S)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""An HTTP header that carries a secret, up to that."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NO_TLS = "the server listens on loopback only; put TLS in front of llamactl"
+_LISTENING: Mapping[str, tuple[str, str]] = {
+    "LLAMA_ARG_PORT": ("dropped: llamactl assigns the port", "set port to pin it"),
+    "LLAMA_ARG_HOST": ("dropped: llamactl assigns the address", "set host to pin it"),
+    "LLAMA_ARG_REUSE_PORT": ("dropped: llamactl assigns the port", "set port to pin it"),
+    "LLAMA_ARG_API_KEY_FILE": (
+        "dropped: llamactl gives each server a random key of its own",
+        "let clients use llamactl's keys",
+    ),
+    "LLAMA_ARG_API_PREFIX": ("dropped: llamactl asks the server's routes without a prefix", "leave it out"),
+    "LLAMA_ARG_SSL_KEY_FILE": ("dropped: llamactl reaches the server without TLS", _NO_TLS),
+    "LLAMA_ARG_SSL_CERT_FILE": ("dropped: llamactl reaches the server without TLS", _NO_TLS),
+}
+"""Variables by which a server is told how to listen, each as the flag that it stands for (``llama-server --help``)."""
 
 
 @dataclass(slots=True)
@@ -34,6 +58,9 @@ class Ledger:
     _variables: set[str] = field(default_factory=set)
     _references: dict[str, Lost] = field(default_factory=dict)
     """What was said of secrets that became references, by variable."""
+    _set: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    _read: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    """Where each variable is given to the server, and where one is first read: the setting and its line."""
 
     def add(self, what: str, why: str, cure: str | None = None, *, line: int | None = None) -> None:
         """One thing; no secret of the other file may be in these texts."""
@@ -51,17 +78,34 @@ class Ledger:
             self._variables.add(name)
             self.add(what, why, cure, line=line)
 
-    def warnings(self, what: str, parsed: ParsedCommand, *, line: int | None = None) -> None:
-        """What the parser of command lines changed; its positions are those of a line that nobody wrote, so they go."""
+    def warnings(self, what: str, parsed: ParsedCommand, *, line: int | None = None, elsewhere: str = "") -> None:
+        """What the parser of command lines changed; its positions are those of a line that nobody wrote, so they go.
+
+        What it says of a variable is told of the setting in which that stands. ``elsewhere`` is where the other tool has it from.
+        """
         for warning in parsed.warnings:
             text = _POSITION.sub("", warning)
-            later = _READ_LATER.match(text)
+            later, given = _READ_LATER.match(text), _OF_A_VARIABLE.match(text)
             if later is None and _AS_GIVEN not in text:
-                self.add(what, text, line=line)
+                place, at = self._set.get(given[1], (what, line)) if given is not None else (what, line)
+                self.add(place, text, line=at)
             elif later is None:
                 continue
             elif f"${{{later[1]}" in str(parsed.instance()):
-                self.variable(later[1], what, text, f"set {later[1]} for llamactl", line=line)
+                place, at = self._read.get(later[1], (what, line))
+                self.variable(later[1], place, f"{text}{elsewhere}", f"set {later[1]} for llamactl", line=at)
+
+    def reads(self, name: str, what: str, *, line: int | None = None) -> None:
+        """A variable stands in this setting."""
+        self._read.setdefault(name, (what, line))
+
+    def listening(self, name: str, what: str, *, line: int | None = None) -> bool:
+        """Whether a variable tells the server how to listen, which is llamactl's to say; told, and so to be left out."""
+        self._set[name] = (what, line)
+        if name not in _LISTENING:
+            return False
+        self.add(what, *_LISTENING[name], line=line)
+        return True
 
     def secret(self, name: str, what: str, *, line: int | None = None) -> Ref:
         """The reference that stands for a secret; says where the secret is."""
@@ -118,6 +162,9 @@ def _withheld_text(text: str, ledger: Ledger, what: str, line: int | None, key: 
         return f"{name}={ledger.secret(_variable(name), what, line=line)}"
     if key and is_secret_name(key):
         return str(ledger.secret(_variable(key), what, line=line))
+    header = _HEADER.match(text)
+    if header is not None and not _is_reference(text[header.end() :]):
+        return f"{header[0]}{ledger.secret(_variable(header['name']), what, line=line)}"
     spans = list(secrets_in(text)) + [match.span() for match in _KEY_SHAPE.finditer(text)]
     at, parts = 0, []
     for start, end in sorted(spans):
@@ -154,14 +201,19 @@ def understood(
     try:
         parsed = read(command)
     except Rejected as rejected:
-        if names_no_server(rejected):
-            ledger.add(what, "not carried over: it starts no server that llamactl knows", ELSEWHERE, line=line)
-            return None
-        for problem in rejected.problems:
-            ledger.add(what, f"not carried over: {conceal(problem.message, stars='***')}", problem.hint, line=line)
+        refusal(rejected, what, ledger, line=line)
         return None
     ledger.warnings(what, parsed, line=line)
     return parsed
+
+
+def refusal(rejected: Rejected, what: str, ledger: Ledger, *, line: int | None = None) -> None:
+    """Note why a command was refused."""
+    if names_no_server(rejected):
+        ledger.add(what, "not carried over: it starts no server that llamactl knows", ELSEWHERE, line=line)
+        return
+    for problem in rejected.problems:
+        ledger.add(what, f"not carried over: {conceal(problem.message, stars='***')}", problem.hint, line=line)
 
 
 def body_of(

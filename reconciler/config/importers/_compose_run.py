@@ -20,8 +20,7 @@ _VALUES = {
     "oom_score_adj": "--oom-score-adj",
 }  # fmt: skip
 _SWITCHES = {
-    "privileged": "--privileged", "read_only": "--read-only", "init": "--init", "stdin_open": "-i", "tty": "-t",
-    "oom_kill_disable": "--oom-kill-disable",
+    "privileged": "--privileged", "read_only": "--read-only", "init": "--init", "oom_kill_disable": "--oom-kill-disable",
 }  # fmt: skip
 _LISTS = {
     "cap_add": "--cap-add", "cap_drop": "--cap-drop", "security_opt": "--security-opt", "group_add": "--group-add",
@@ -54,7 +53,7 @@ class Container:
                 raise Unsayable("it shares with another service, which llamactl does not run")
             return [literal(_VALUES[key]), text]
         if key in _SWITCHES:
-            return [literal(_SWITCHES[key])] if self._is_true(node, what) else []
+            return [literal(_SWITCHES[key])] if self.is_true(node, what) else []
         if key in _LISTS:
             return [word for text in self.reader.words(node, what) for word in (literal(_LISTS[key]), text)]
         if key in _PAIRS:
@@ -74,7 +73,8 @@ class Container:
             "pull_policy": self._pull,
         }
 
-    def _is_true(self, node: Node, what: str) -> bool:
+    def is_true(self, node: Node, what: str) -> bool:
+        """A scalar that says yes or no; Unsayable for anything else."""
         text = self.reader.plain(node, what).lower()
         if text not in ("true", "false"):
             raise Unsayable(f"{text!r} is neither true nor false")
@@ -90,6 +90,8 @@ class Container:
 
     def _environment(self, node: Node, what: str) -> Iterator[tuple[Text, ...]]:
         for name, value, line in self.reader.pairs(node, what):
+            if self.reader.ledger.listening(name, f"{what}.{name}", line=line):
+                continue
             if not VARIABLE.fullmatch(name):
                 why, cure = "a container of llamactl's is not given a variable of this name", "rename it"
                 self.reader.ledger.add(f"{what}.{name}", why, cure, line=line)
@@ -119,13 +121,14 @@ class Container:
 
     def _volumes(self, node: Node, what: str) -> Iterator[tuple[Text, ...]]:
         for index, item in enumerate(self.reader.items(node)):
+            place = f"{what}[{index}]"
             try:
                 if isinstance(item, Table):
-                    yield self._long_volume(item, f"{what}[{index}]")
+                    yield self._long_volume(item, place)
                 else:
-                    yield self._short_volume(self.reader.text(item, what), f"{what}[{index}]", item.place.line)
+                    yield self._short_volume(self.reader.text(item, place), place, item.place.line)
             except Unsayable as problem:
-                self.reader.ledger.problem(f"{what}[{index}]", problem, line=item.place.line)
+                self.reader.ledger.problem(place, problem, line=item.place.line)
 
     def _short_volume(self, text: Text, what: str, line: int) -> tuple[Text, ...]:
         source, colon, rest = _partition(text)
@@ -134,6 +137,11 @@ class Container:
         return (literal("-v"), joined(self._source(source, what, line), literal(":"), rest))
 
     def _source(self, source: Text, what: str, line: int) -> Text:
+        first = source[0] if source else ""
+        if isinstance(first, Ref) and first.default and not is_path(literal(first.default)):  # the name of a volume
+            if len(source) > 1:
+                raise Unsayable(f"{shown(source)} cannot be worked out here", "write the volume's name")
+            return (Ref(first.name, bare(self._source(literal(first.default), what, line))),)
         if is_path(source):
             return self.reader.path(source, what, line)
         name = bare(source)
@@ -165,7 +173,7 @@ class Container:
         end = self.reader.text(target, what)
         source = given.pop("source", None)
         modes: list[str] = []
-        if "read_only" in given and self._is_true(given.pop("read_only"), what):
+        if "read_only" in given and self.is_true(given.pop("read_only"), what):
             modes.append("ro")
         details = given.pop(kind, None)
         known = {"bind": ("propagation", "selinux"), "volume": ("nocopy",), "tmpfs": ("size",)}
@@ -180,7 +188,7 @@ class Container:
             elif key == "size":
                 size = joined(literal(":size="), self.reader.text(entry.node, what))
             elif key == "nocopy":
-                modes += ["nocopy"] if self._is_true(entry.node, what) else []
+                modes += ["nocopy"] if self.is_true(entry.node, what) else []
             else:
                 modes.append(self.reader.plain(entry.node, what))
         for key in given:

@@ -30,13 +30,17 @@ class Reader:
     folder: str | None
     """Absolute; None when the file came from standard input."""
 
-    def text(self, node: Node, what: str) -> Text:
-        """A scalar with its variables; Unsayable for anything else, and for forms of variables that ours has not."""
+    def text(self, node: Node, what: str, *, empty: bool = True) -> Text:
+        """A scalar with its variables; Unsayable for anything else, and for forms of variables that ours has not.
+
+        A variable that is not set is empty in compose, and ``${X:-}`` here. With ``empty=False`` it stays ``${X}``, which our file
+        wants set: in a command, where compose would run something else without it.
+        """
         if not isinstance(node, Scalar):
             raise Unsayable("expected a text", "see the compose reference")
         if not isinstance(node.value, str):
             return literal(node.raw)
-        return self._interpolated(node.value, what, node.place.line)
+        return self._interpolated(node.value, what, node.place.line, "" if empty else None)
 
     def plain(self, node: Node, what: str) -> str:
         """A scalar in which no variable may stand."""
@@ -46,10 +50,10 @@ class Reader:
             raise Unsayable(f"{shown(text)} cannot be worked out here", "write the value itself")
         return found
 
-    def words(self, node: Node, what: str) -> tuple[Text, ...]:
-        """The scalars of a list, or of a lone scalar."""
+    def words(self, node: Node, what: str, *, empty: bool = True) -> tuple[Text, ...]:
+        """The scalars of a list, or of a lone scalar; ``empty`` as in :meth:`text`."""
         items = node.items if isinstance(node, Sequence) else (node,)
-        return tuple(self.text(item, what) for item in items)
+        return tuple(self.text(item, what, empty=empty) for item in items)
 
     def items(self, node: Node) -> tuple[Node, ...]:
         """The items of a list; Unsayable for anything else."""
@@ -71,7 +75,7 @@ class Reader:
                     key,
                     None
                     if isinstance(entry.node, Scalar) and entry.node.value is None
-                    else self.text(entry.node, what),
+                    else self.text(entry.node, f"{what}.{key}"),
                     entry.key_place.line,
                 )
                 for key, entry in node.entries.items()
@@ -83,7 +87,7 @@ class Reader:
             found.append((name, joined(literal(rest), text[1:]) if equals else None, item.place.line))
         return tuple(found)
 
-    def _interpolated(self, text: str, what: str, line: int) -> Text:
+    def _interpolated(self, text: str, what: str, line: int, unset: str | None) -> Text:
         pieces: list[str | Ref] = []
         at = 0
         while (dollar := text.find("$", at)) >= 0:
@@ -94,17 +98,19 @@ class Reader:
                 pieces.append("$")
                 at = dollar + 2
             elif name is not None:
-                pieces.append(Ref(name[0]))
+                pieces.append(Ref(name[0], unset))
+                self.ledger.reads(name[0], what, line=line)
                 at = name.end()
             elif follower == "{":
-                ref, at = self._braced(text, dollar, what, line)
+                ref, at = self._braced(text, dollar, what, line, unset)
                 pieces.append(ref)
+                self.ledger.reads(ref.name, what, line=line)
             else:
                 raise Unsayable("a dollar sign that names no variable", "write $$ to mean the sign")
         pieces.append(text[at:])
         return joined(tuple(piece for piece in pieces if piece != ""))
 
-    def _braced(self, text: str, at: int, what: str, line: int) -> tuple[Ref, int]:
+    def _braced(self, text: str, at: int, what: str, line: int, unset: str | None) -> tuple[Ref, int]:
         depth, end = 0, at + 1
         for end in range(at + 1, len(text)):
             depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -119,7 +125,7 @@ class Reader:
             raise Unsayable(f"${{{inner}}} is no variable")
         rest = inner[name.end() + form.end() :]
         if form[0] == "":
-            return Ref(name[0]), end + 1
+            return Ref(name[0], unset), end + 1
         if form[0] in ("+", ":+") or "$" in rest:
             raise Unsayable(f"our file has no form for ${{{inner}}}", f"set {name[0]} and write ${{{name[0]}}}")
         if form[0] in ("?", ":?"):
@@ -139,14 +145,23 @@ class Reader:
         first, rest = text[0], text[1:]
         if isinstance(first, Ref):
             default = first.default
-            if default is not None and default.startswith("~"):
-                raise Unsayable(f"our file has no form for {first}", f"set {first.name} and write ${{{first.name}}}")
-            if default is not None and not default.startswith("/"):
+            if default == "~" or (default or "").startswith("~/"):
+                return (Ref(first.name, self._at_home(str(default), what, line)), *rest)
+            if default and not default.startswith("/"):
                 return (Ref(first.name, self._absolute(default, what, line)), *rest)
             return text
         if first == "~" or first.startswith("~/"):
+            why = "~ became ${HOME}: the home folder of the user that llamactl runs as"
+            self.ledger.variable("HOME", what, why, "write the whole path", line=line)
             return joined((Ref("HOME"),), literal(first[1:]), rest)
         return text if first.startswith("/") else joined(literal(self._absolute(first, what, line)), rest)
+
+    def _at_home(self, path: str, what: str, line: int) -> str:
+        """``~/x`` within the default of a variable, where no further variable can stand: worked out now."""
+        full = os.path.expanduser(path)
+        why = f"{path} became {full}: a default cannot hold ${{HOME}}, so it is the home folder of whoever imports"
+        self.ledger.add(what, why, "change it where llamactl runs as another user", line=line)
+        return full
 
     def _absolute(self, path: str, what: str, line: int) -> str:
         if self.folder is None:

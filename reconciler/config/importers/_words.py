@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 _SAFE_DEFAULT = re.compile(r"[^${}`\\\"'\n]*")
-_OPERATORS = frozenset("&|<>;()`")
+_OPERATOR = re.compile(r"[&|<>;]+|[()`]")
+"""Longest first: what the user wrote is what a message names."""
 
 
 class Unsayable(ValueError):
@@ -113,8 +114,8 @@ def split_words(text: Text, *, one_line: bool = False) -> tuple[Text, ...]:
         if isinstance(piece, Ref):
             splitter.add(piece)
         else:
-            for char in piece:
-                splitter.step(char)
+            for at, char in enumerate(piece):
+                splitter.step(char, piece[at:])
     return splitter.finish()
 
 
@@ -135,7 +136,8 @@ class _Splitter:
             raise Unsayable("a second command follows", "write the server's own command alone")
         self.part = [*(self.part or ()), piece]
 
-    def step(self, char: str) -> None:
+    def step(self, char: str, rest: str) -> None:
+        """One character; ``rest`` is the text from it on."""
         if self.escaped:
             kept = self.quote == '"' and char not in '$`"\\\n'
             self.escaped = False
@@ -154,8 +156,9 @@ class _Splitter:
         elif char.isspace():
             self._word()
             self.ended = self.ended or (self.one_line and char == "\n" and bool(self.words))
-        elif char in _OPERATORS:
-            raise Unsayable(f"{char} is a shell's, and no shell is involved", "write the server's own command alone")
+        elif (operator := _OPERATOR.match(rest)) is not None:
+            why = f"{operator[0]} is a shell's, and no shell is involved"
+            raise Unsayable(why, "write the server's own command alone")
         else:
             self.add(char)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from reconciler.config._parse import parse
+from reconciler.config._parse import EMPTY_MESSAGE, Document, parse
 from reconciler.config._tree import Node, Place, Scalar, Table, child
-from reconciler.config.importers._carry import Ledger, body_of, understood
+from reconciler.config.importers._carry import Ledger, body_of, refusal
+from reconciler.config.importers._compose_reasons import SECTIONS, SETTINGS
 from reconciler.config.importers._compose_run import EXTERNAL, Container
 from reconciler.config.importers._compose_text import RESOLVED, STDIN, Reader, duration
 from reconciler.config.importers._words import (
@@ -31,6 +34,7 @@ from reconciler.config.importers._words import (
 )
 from reconciler.config.importers.contract import Draft, Imported, Understand, Unknown
 from reconciler.core.errors import Problem, Rejected
+from reconciler.core.options import ParsedCommand
 from reconciler.core.spec import OptionValue
 
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT")
@@ -42,32 +46,8 @@ _RESTARTS = {
     "false": "never",
     "none": "never",
 }
-_OWN_PORT = "llamactl assigns the port, and clients reach the server through llamactl's own"
-_REASONS: Mapping[str, tuple[str, str | None]] = {
-    "ports": (_OWN_PORT, "let clients ask llamactl (server.port), or pin the backend's with port"),
-    "expose": (_OWN_PORT, None),
-    "container_name": ("a replacement runs beside the old container for a while, so the name cannot be fixed", None),
-    "healthcheck": (
-        "llamactl asks the server's own routes whether it is ready and alive",
-        "set start_timeout if loading takes longer than its default, and probe for the checks after that",
-    ),
-    "depends_on": ("llamactl orders no starts", "a server that needs another one is restarted until it finds it"),
-    "logging": ("llamactl keeps the output by itself", "read it with llamactl logs NAME"),
-    "networks": ("the container shares the host's network, so that the port llamactl assigns can be reached", None),
-    "links": ("the container shares the host's network", "reach other services over their published ports"),
-    "secrets": ("not mounted", "mount the file with -v FILE:/run/secrets/NAME:ro in executable"),
-    "configs": ("not mounted", "mount the file with -v FILE:/TARGET:ro in executable"),
-    "build": ("llamactl builds no images", "build it with docker compose build"),
-    "develop": ("it is for development only", None),
-    "mac_address": ("the container shares the host's network", None),
-}
-_SECTIONS: Mapping[str, tuple[str, str | None]] = {
-    "name": ("llamactl has no projects; it is used for the names of volumes", None),
-    "include": ("other files are not read", RESOLVED),
-    "networks": ("the containers share the host's network, so that the ports llamactl assigns can be reached", None),
-    "secrets": ("docker run has none", "mount the file with -v FILE:/run/secrets/NAME:ro in executable"),
-    "configs": ("docker run has none", "mount the file with -v FILE:/TARGET:ro in executable"),
-}
+_TERMINAL = {"tty": "-t", "stdin_open": "-i"}
+_FROM_DOTENV = "; compose takes it from its shell or from the .env beside its file, which is not read here"
 _HEAD = ("docker", "run", "--rm", "--network", "host")
 _LIMITS = {"cpus": "--cpus", "memory": "--memory", "pids": "--pids-limit"}
 
@@ -83,21 +63,17 @@ class Compose:
     def read(self, data: bytes, *, name: str, understand: Understand, unknown: Unknown) -> Imported:
         """Relative paths become absolute, seen from the file's folder. Rejected for what is no compose file."""
         del unknown  # a service that runs something else stays with compose
-        document = parse(data, name=name)
+        document = _document(data, name)
         ledger = Ledger()
         for problem in document.problems:
             ledger.add(problem.path or "the file", problem.message, problem.hint, line=problem.line)
         services = child(document.root, "services")
         if not isinstance(services, Table):
-            raise Rejected(
-                Problem(
-                    message="this is no compose file: it has no services",
-                    hint="compose files of version 1 need `services:` around everything",
-                    file=name,
-                    line=document.root.place.line,
-                    column=document.root.place.column,
-                )
-            )
+            told = "compose files of version 1 need `services:` around everything"
+            if services is not None:
+                told = "write the services below it, each under its name"
+            place = document.root.place if services is None else services.place
+            raise _no_compose(name, "it has no services", told, place)
         folder = None if name == STDIN else os.path.dirname(os.path.abspath(name))
         reader = Reader(ledger, folder)
         volumes = child(document.root, "volumes")
@@ -112,6 +88,22 @@ class Compose:
             if not service.startswith("x-"):
                 drafts += _Service(service, entry.key_place.line, container, understand).drafts(entry.node)
         return Imported(drafts=tuple(drafts), lost=tuple(ledger.lost))
+
+
+def _document(data: bytes, name: str) -> Document:
+    """The file as a tree; Rejected, in compose's terms, when there is nothing in it."""
+    try:
+        return parse(data, name=name)
+    except Rejected as rejected:
+        if any(problem.message == EMPTY_MESSAGE for problem in rejected.problems):
+            hint = "name the file that has `services:`, or give the output of `docker compose config`"
+            raise _no_compose(name, "there is nothing in it", hint, Place(name, 1, 1)) from None
+        raise
+
+
+def _no_compose(name: str, why: str, hint: str, place: Place) -> Rejected:
+    message = f"this is no compose file: {why}"
+    return Rejected(Problem(message=message, hint=hint, file=name, line=place.line, column=place.column))
 
 
 def _project(root: Table, folder: str | None) -> str | None:
@@ -139,7 +131,7 @@ def _sections(root: Table, ledger: Ledger) -> None:
                             line=value.key_place.line,
                         )
             continue
-        why, cure = _SECTIONS.get(key, ("not carried over: llamactl has no such section", None))
+        why, cure = SECTIONS.get(key, ("not carried over: llamactl has no such section", None))
         ledger.add(key, why, cure, line=line)
 
 
@@ -153,6 +145,8 @@ class _Service:
     understand: Understand
     options: list[Text] = field(default_factory=list)
     settings: dict[str, OptionValue] = field(default_factory=dict)
+    policy: dict[str, OptionValue] = field(default_factory=dict)
+    """What ``deploy.restart_policy`` says."""
     parts: dict[str, Node] = field(default_factory=dict)
     """``image``, ``entrypoint``, ``command``."""
 
@@ -179,8 +173,7 @@ class _Service:
         for key, entry in node.entries.items():
             if not key.startswith("x-") and not (isinstance(entry.node, Scalar) and entry.node.value is None):
                 self._setting(key, entry.node, entry.key_place)
-        if "restart" not in self.settings:
-            self.settings["restart"] = {"policy": "never"}  # as compose: nothing said is `restart: no`
+        self._restarts(node)
         body = self._body(mine, ledger)
         if body is None:
             return []
@@ -195,18 +188,30 @@ class _Service:
             image, entrypoint, words = self._program()
             for name in (image, _by_default(image)) if refs(image) else (image,):
                 command = command_line((*literals(_HEAD), *self.options, *entrypoint, name, *words))
-                parsed = understood(command, self.what, refused, self.understand, line=self.line)
-                if parsed is None:
+                try:
+                    parsed = self.understand(command)
+                except Rejected as rejected:
+                    refusal(rejected, self.what, refused, line=self.line)
                     continue
                 if name is not image:
                     why = f"{shown(image)} became {shown(name)}, because only that name says which server it is"
                     mine.add(f"{self.what}.image", why, line=self.parts["image"].place.line)
-                mine.warnings(what, parsed, line=line)
+                mine.warnings(what, parsed, line=line, elsewhere=_FROM_DOTENV)
+                self._handed_on(parsed, mine, ledger)
                 return body_of(parsed, self.settings, mine, self.what, line=self.line)
         except Unsayable as problem:
             refused.add(self.what, f"not carried over: {problem}", problem.cure, line=self.line)
         ledger.lost += refused.lost[:1]
         return None
+
+    def _handed_on(self, parsed: ParsedCommand, mine: Ledger, ledger: Ledger) -> None:
+        """The variables that ``docker run`` hands on though the service has none of the name: told once in a file."""
+        words = shlex.split(parsed.executable or "")
+        given = {(shown(text).partition("=")[0]) for text in self.options}
+        for before, name in pairwise(words):
+            if before == "-e" and name not in given and name not in parsed.environment:
+                why = f"-e {name} was added: llamactl gives each server a key of its own in that variable"
+                ledger.variable(f"-e {name}", self.what, why, line=self.line)
 
     def _program(self) -> tuple[Text, tuple[Text, ...], tuple[Text, ...]]:
         """Image, ``--entrypoint`` as words, and the words behind the image."""
@@ -228,8 +233,8 @@ class _Service:
         if node is None:
             return ()
         if isinstance(node, Scalar):
-            return split_words(self.container.reader.text(node, what))
-        return self.container.reader.words(node, what)
+            return split_words(self.container.reader.text(node, what, empty=False))
+        return self.container.reader.words(node, what, empty=False)
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
@@ -245,6 +250,9 @@ class _Service:
             if key == "deploy":
                 self._deploy(node, what)
                 return
+            if key in _TERMINAL:
+                self._terminal(key, node, what, place.line)
+                return
             if self._own(key, node, what, place.line):
                 return
             words = self.container.words(key, node, what)
@@ -252,10 +260,15 @@ class _Service:
             ledger.problem(what, problem, line=place.line)
             return
         if words is None:
-            why, cure = _REASONS.get(key, ("not carried over: neither llamactl nor docker run has it", None))
+            why, cure = SETTINGS.get(key, ("not carried over: neither llamactl nor docker run has it", None))
             ledger.add(what, why, cure, line=place.line)
         else:
             self.options += words
+
+    def _terminal(self, key: str, node: Node, what: str, line: int) -> None:
+        if self.container.is_true(node, what):
+            ledger = self.container.reader.ledger
+            ledger.add(what, f"docker's {_TERMINAL[key]} is left out: there is no terminal, and no input", line=line)
 
     def _own(self, key: str, node: Node, what: str, line: int) -> bool:
         """Settings that llamactl has itself; False for any other."""
@@ -287,13 +300,24 @@ class _Service:
                 return False
         return True
 
-    def _restart(self, text: str, what: str) -> OptionValue:
+    def _restart(self, text: str, what: str) -> dict[str, OptionValue]:
         name, _, most = text.partition(":")
         if name == "on-failure":
             return {"policy": "on_failure", "max_restarts": int(most)} if most.isdigit() else {"policy": "on_failure"}
         if name not in _RESTARTS:
             raise Unsayable(f"{text!r} is no restart policy", "set restart.policy: always, on_failure or never")
         return {"policy": _RESTARTS[name]}
+
+    def _restarts(self, node: Table) -> None:
+        """``deploy.restart_policy`` stands in for ``restart`` where there is one, and its condition is ``any`` unless it says."""
+        if self.policy:
+            if "restart" in self.settings:
+                why = "deploy.restart_policy takes its place, as in compose"
+                line = node.entries["restart"].key_place.line
+                self.container.reader.ledger.add(f"{self.what}.restart", why, "remove one of the two", line=line)
+            self.settings["restart"] = {"policy": "always", **self.policy}
+        elif "restart" not in self.settings:
+            self.settings["restart"] = {"policy": "never"}  # as compose: nothing said is `restart: no`
 
     def _stop(self, key: str, value: OptionValue) -> None:
         before = self.settings.get("stop")
@@ -332,22 +356,17 @@ class _Service:
             case ("resources", "limits", limit) if limit in _LIMITS:
                 self.options += [literal(_LIMITS[limit]), reader.text(node, what)]
             case ("restart_policy", "condition"):
-                self._policy(self._restart(reader.plain(node, what), what))
+                self.policy.update(self._restart(reader.plain(node, what), what))
             case ("restart_policy", "delay"):
-                self._policy({"initial_delay": duration(reader.plain(node, what))})
+                self.policy["initial_delay"] = duration(reader.plain(node, what))
             case ("restart_policy", "max_attempts"):
                 most = reader.plain(node, what)
                 if not most.isdigit():
                     raise Unsayable(f"{most!r} is no number of restarts")
-                self._policy({"max_restarts": int(most)})
+                self.policy["max_restarts"] = int(most)
             case _:
                 return False
         return True
-
-    def _policy(self, more: OptionValue) -> None:
-        before = self.settings.get("restart")
-        merged = {**(before if isinstance(before, dict) else {}), **(more if isinstance(more, dict) else {})}
-        self.settings["restart"] = merged
 
 
 def _by_default(image: Text) -> Text:
