@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reconciler.config.importers.write import Written
     from reconciler.config.source import Source
     from reconciler.core.contracts import Backend, ParsedCommand
-    from reconciler.core.spec import Fleet
+    from reconciler.core.spec import BackendsSpec, Fleet
     from reconciler.installed.known import Installed
 
 
@@ -113,33 +113,65 @@ def schema(environ: Mapping[str, str]) -> dict[str, Any]:
     return dict(file_schema(_backends()))
 
 
-def parse_command(command: str, kind: str | None, environ: Mapping[str, str]) -> tuple[ParsedCommand, str]:
+def programs(
+    file: Path | None, environ: Mapping[str, str], known: Installed, *, say: Callable[[str], None]
+) -> BackendsSpec:
+    """Which programs are meant where an instance names none: by the file (None: the one that would be used), if there is one,
+    and by the variables that win over it. ``say`` is told why a file does not count."""
+    from contextlib import suppress
+
+    from reconciler.config import load, source
+    from reconciler.core.errors import Rejected
+
+    if file is None:
+        with suppress(Rejected):  # there is none, so nothing but variables can say which program is meant
+            file = source.find_file(None, environ)
+    elif not file.exists():
+        file = None  # it will be made
+    if file is not None:
+        try:
+            return load.load_programs(source.read(file), backends=known.backends, environ=environ)
+        except Rejected as rejected:
+            say(f"the programs that {file} names are not considered: {rejected.problems[0]}")
+    return load.load_programs(None, backends=known.backends, environ=environ)
+
+
+def parse_command(
+    command: str,
+    kind: str | None,
+    environ: Mapping[str, str],
+    known: Installed | None = None,
+    programs: BackendsSpec | None = None,
+) -> tuple[ParsedCommand, str]:
     """A pasted command line, understood by the installed versions' options, and its YAML snippet.
 
-    ``kind`` None recognises the backend. Rejected with the position.
+    ``kind`` None recognises the backend; ``programs`` say what a plain name means (see :func:`programs`). Rejected with the position.
     """
     from reconciler.config import document
     from reconciler.core.errors import Problem, Rejected
 
     if kind is None:
-        parsed = understand(environ)(command)
+        parsed = understand(environ, known, programs)(command)
         return parsed, document.snippet(parsed.name, parsed.instance())
-    backends = installed(environ).backends
+    backends = (known if known is not None else installed(environ)).backends
     chosen = [one for name, one in backends.items() if kind in (name, *one.parse_routes)]
     if not chosen:
-        known = ", ".join(sorted(route for one in backends.values() for route in one.parse_routes[:1]))
-        raise Rejected(Problem(message=f"there is no backend {kind!r}", hint=f"say which with --backend: {known}"))
-    parsed = chosen[0].parse(command)
+        routes = ", ".join(sorted(route for one in backends.values() for route in one.parse_routes[:1]))
+        raise Rejected(Problem(message=f"there is no backend {kind!r}", hint=f"say which with --backend: {routes}"))
+    parsed = chosen[0].parse(command, programs)
     return parsed, document.snippet(parsed.name, parsed.instance())
 
 
-def understand(environ: Mapping[str, str]) -> Understand:
+def understand(
+    environ: Mapping[str, str], known: Installed | None = None, programs: BackendsSpec | None = None
+) -> Understand:
     """What reads a command line of whichever server it starts; that raises Rejected with line and column when none knows it."""
     from functools import partial
 
     from reconciler.backends import _detect
 
-    return partial(_detect.understand, backends=installed(environ).backends)
+    backends = (known if known is not None else installed(environ)).backends
+    return partial(_detect.understand, backends=backends, programs=programs)
 
 
 def unknown(environ: Mapping[str, str]) -> Unknown:
@@ -157,15 +189,25 @@ def importers() -> Mapping[str, Importer]:
     return discover()
 
 
-def import_instances(kind: str, files: Mapping[str, bytes], environ: Mapping[str, str]) -> Written:
-    """Other tools' files (by name) as one file of ours, and what was lost; Rejected when one of them is no file of that kind."""
+def import_instances(
+    kind: str,
+    files: Mapping[str, bytes],
+    environ: Mapping[str, str],
+    known: Installed | None = None,
+    programs: BackendsSpec | None = None,
+) -> Written:
+    """Other tools' files (by name) as one file of ours, and what was lost; Rejected when one of them is no file of that kind.
+
+    ``programs`` say what a plain name means (see :func:`programs`).
+    """
     from reconciler.config import load
     from reconciler.config.importers import write
 
-    backends = installed(environ).backends
+    known = known if known is not None else installed(environ)
+    backends = known.backends
     read = importers()[kind].read
-    known, other = understand(environ), unknown(environ)
-    parts = [(name, read(data, name=name, understand=known, unknown=other)) for name, data in files.items()]
+    knows, other = understand(environ, known, programs), unknown(environ)
+    parts = [(name, read(data, name=name, understand=knows, unknown=other)) for name, data in files.items()]
 
     def check(text: bytes, variables: Mapping[str, str]) -> Fleet:
         return load.load_text(text, name="the imported file", backends=backends, environ=variables)

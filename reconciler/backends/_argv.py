@@ -15,9 +15,11 @@ from pydantic import JsonValue
 
 from reconciler.backends import _tokens
 from reconciler.backends._flags import set_deep
+from reconciler.backends._gone import Renamed, unknown_said
 from reconciler.backends._hide import flag_named, looks_secret, named, secret_flag
 from reconciler.backends._jsontext import DEEPEST, loose_json, read_json
 from reconciler.backends._shell import DASHES
+from reconciler.backends._spoken import ON_OFF, meant
 from reconciler.backends._tokens import Word, plain_words
 from reconciler.backends._values import (
     FALSE_TEXTS,
@@ -36,7 +38,6 @@ _MOST_GUESSES = 8
 """Unknown words after which no nearest name is looked for any more: guessing costs 0.2 ms each."""
 _MOST_UNKNOWN = 100
 """Unknown flags after which the text is taken for something else than a command of this server."""
-_ON_OFF = frozenset({"on", "off"})
 
 
 @dataclass(slots=True)
@@ -57,20 +58,28 @@ class Reading:
 
 
 def read_argv(vocabulary: Vocabulary, argv: Sequence[str]) -> Reading:
-    """Read an argv that is already split (no subcommand, no program); raises Rejected, the column counting words."""
+    """Read an argv that is already split (no subcommand, no program); raises Rejected, the column counting words.
+
+    The exact opposite of ``_flags.render_options``, without a command line around it: what the two are tested against each other by.
+    """
     return _Reader(vocabulary, plain_words(tuple(argv)), pasted=False).run()
 
 
-def read_words(vocabulary: Vocabulary, words: Sequence[Word]) -> Reading:
-    """Read the words of a pasted command behind its program; raises Rejected with line and column."""
-    return _Reader(vocabulary, words, pasted=True).run()
+def read_words(vocabulary: Vocabulary, words: Sequence[Word], *, own: bool = False) -> Reading:
+    """Read the words of a pasted command behind its program; raises Rejected with line and column.
+
+    ``own`` says that the vocabulary was read from this very program, so that it surely refuses what is gone from it.
+    """
+    return _Reader(vocabulary, words, pasted=True, own=own).run()
 
 
 class _Reader:
     """One pass over the words."""
 
-    def __init__(self, vocabulary: Vocabulary, words: Sequence[Word], *, pasted: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, words: Sequence[Word], *, pasted: bool, own: bool = False) -> None:
         self.vocabulary = vocabulary
+        self.own = own
+        self.renamed = Renamed(vocabulary)
         self.words = words
         self.pasted = pasted
         """The words are texts of the file, in which ``${NAME}`` is a variable and ``$${`` is escaped."""
@@ -242,15 +251,23 @@ class _Reader:
         return True
 
     def _gone(self, word: Word, name: str, value: str | None) -> bool:
+        """A flag of an earlier version that is an option of this one by another name, or that nothing is lost without."""
         gone = self.vocabulary.gone_flag(name) if name.startswith("--") else None
-        if gone is None or not gone.becomes or value is not None:
+        if gone is None or gone.later or value is not None:
             return False
-        for key, meaning in gone.becomes.items():
-            self._put(word, self.vocabulary[key], meaning)
-        self._warn(
-            word, f"{self.vocabulary.program} {self.vocabulary.version} no longer has {name}; {gone.hint} was taken"
-        )
-        return True
+        said = f"{self.vocabulary.program} {self.vocabulary.version} no longer has {name}"
+        if gone.becomes:
+            name = "--" + name[2:].replace("_", "-")
+            settled, partner = self.renamed.take(word, name, gone, self.done.options)
+            for key, meaning in settled.items():
+                self.done.options[key] = meaning
+                self.done.words.setdefault(key, word)
+            meant = ", ".join(f"{key}: {meaning}" for key, meaning in settled.items())
+            self._warn(word, f"{said}; taken{f' with {partner}' if partner else ''} as {meant}")
+            return True
+        if gone.moot:
+            self._warn(word, f"{said}, which was left out: {gone.hint}")
+        return gone.moot
 
     def _abbreviated(self, word: Word, name: str, value: str | None) -> bool:
         if not name.startswith("--") or len(name) < 5:
@@ -280,7 +297,6 @@ class _Reader:
         before = self.words[self.at - 2].text if self.at > 1 else ""
         behind_secret = "=" not in before and (secret_flag(before) or _SECRET.fullmatch(before) is not None)
         said = "this flag" if behind_secret else flag_named(word.text)
-        self.done.extra.append(word.text)
         self.done.unknown.append(word)
         if len(self.done.unknown) > _MOST_UNKNOWN:
             _tokens.refuse(
@@ -289,21 +305,21 @@ class _Reader:
                 "paste one command of this server",
             )
         gone = self.vocabulary.gone_flag(name)
+        kept = gone is None or gone.later or not self.own
         near = None
         if gone is None and said == name and len(self.done.unknown) <= _MOST_GUESSES:
             near = self.vocabulary.nearest_flag(name)
-        cure = gone.hint if gone is not None else f"did you mean {near}?" if near else None
-        message = f"{self.vocabulary.program} {self.vocabulary.version} has no {said}, kept in extra_args"
-        self._warn(word, f"{message}; {cure}" if cure else message)
-        if secret_flag(name):
+        self._warn(word, unknown_said(self.vocabulary, said, gone, kept=kept, near=near))
+        if secret_flag(name) and kept:
             self._warn(word, f"what follows {said} stands in the file as it was given; ${{NAME}} would keep it out")
-        if value is not None:
-            return
-        while self._own_value():
-            self.done.extra.append(self.words[self.at].text)
+        extra = [word.text]
+        while value is None and not (gone is not None and gone.switch) and self._own_value():
+            extra.append(self.words[self.at].text)
             self.at += 1
             if self.positional is not None and "model" not in self.done.options:
-                return  # one value is its own; a further word may be the model
+                break  # one value is its own; a further word may be the model
+        if kept:
+            self.done.extra.extend(extra)
 
     def _own_value(self) -> bool:
         """Whether the next word goes with an unknown flag."""
@@ -331,7 +347,7 @@ class _Reader:
     def _next(self, word: Word, option: Option) -> str:
         text = self.words[self.at].text if self.at < len(self.words) else None
         ends = text is None or (text not in option.choices and self.vocabulary.by_flag(text) is not None)
-        if self.llama and ends and set(option.choices) >= _ON_OFF:
+        if self.llama and ends and set(option.choices) >= ON_OFF:
             self._warn(word, f"{word.text} wants a value today; it was read as on")
             return "on"
         if text is None or not self._value_follows(option):
@@ -353,7 +369,7 @@ class _Reader:
         try:
             if option.type is Type.JSON and self.pasted:
                 return read_json(text, functools.partial(item_value, option))
-            return item_value(option, text)
+            return item_value(option, meant(option, text) if self.llama else text)
         except ValueProblem as problem:
             if option.secret or looks_secret(text):  # the message would repeat it
                 _tokens.refuse(word, f"{option.flag} takes {expected(option)}, which the given value is not")
@@ -362,6 +378,10 @@ class _Reader:
     def _put(self, word: Word, option: Option, value: JsonValue) -> None:
         if option.name in self.done.options:
             first = self.done.words[option.name].place
+            before = self.renamed.first(option.name)
+            if before is not None:
+                message = f"{word.text.partition('=')[0]} and {before.text} exclude each other (first at {first})"
+                _tokens.refuse(word, message, f"keep one of them: both are {option.name} today")
             _tokens.refuse(word, f"{option.flag} is given twice (first at {first})", "keep one of them")
         self.done.options[option.name] = value
         self.done.words[option.name] = word

@@ -23,7 +23,7 @@ from reconciler.backends._parse import parse_command
 from reconciler.backends._schema import options_schema
 from reconciler.backends._values import ValueProblem
 from reconciler.backends._vocabulary import Vocabulary, from_table, load
-from reconciler.backends._wrappers import Program, program_place
+from reconciler.backends._wrappers import Program
 from reconciler.core.contracts import (
     Endpoint,
     Launch,
@@ -129,10 +129,9 @@ class VocabularyBackend:
         table = self._lookup(executable) if self._lookup is not None and executable is not None else None
         return from_table(table) if table is not None else self.vocabulary
 
-    @property
-    def usual_vocabulary(self) -> Vocabulary:
-        """The options of the program that runs where nobody names another."""
-        return self._vocabulary_for(None, None)
+    def usual_vocabulary(self, backends: BackendsSpec | None) -> Vocabulary:
+        """The options of the program that runs where an instance names no other; None: of the one that has the plain name."""
+        return self._vocabulary_for(None, backends)
 
     def _vocabulary_for(self, spec: InstanceSpec | None, backends: BackendsSpec | None) -> Vocabulary:
         try:
@@ -150,16 +149,24 @@ class VocabularyBackend:
     ) -> Sequence[OptionProblem]:
         """Everything wrong or doubtful with the instance's options, extra_args and executable."""
         vocabulary = self._vocabulary_for(spec, backends)
+        environment = merged_environment(spec, backends or BackendsSpec())
         given, problems = check_options(vocabulary, spec, allow_hosts=allow_hosts, refused=self.refused)
         return (
             *problems,
-            *self.own_rules(spec, given),
+            *self.own_rules(vocabulary, spec, given=given, environment=environment),
             *check_extra(vocabulary, spec, given, self.refused),
             *check_executable(spec),
         )
 
-    def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
-        """Rules that are not data."""
+    def own_rules(
+        self,
+        vocabulary: Vocabulary,
+        spec: InstanceSpec,
+        *,
+        given: Mapping[str, Given],
+        environment: Mapping[str, str | None],
+    ) -> Iterator[OptionProblem]:
+        """Rules that are not data, over the declared variables of the process."""
         yield from ()
 
     def default_executable(self, backends: BackendsSpec) -> tuple[str, str]:
@@ -220,18 +227,19 @@ class VocabularyBackend:
         """A 2xx answer is ready."""
         return health_verdict(status)
 
-    def parse(self, command: str) -> ParsedCommand:
+    def parse(self, command: str, backends: BackendsSpec | None = None) -> ParsedCommand:
         """Understand a pasted command line; raises Rejected with line and column."""
+
+        def vocabulary_of(words: tuple[str, ...] | None) -> tuple[Vocabulary, bool]:
+            found = self.usual_vocabulary(backends) if words is None else self.vocabulary_of(words)
+            return found, found is not self.vocabulary
+
         return parse_command(
             command,
             kind=self.kind,
-            vocabulary_of=lambda words: self.usual_vocabulary if words is None else self.vocabulary_of(words),
+            vocabulary_of=vocabulary_of,
             program=self.program,
             key_variables=frozenset(self.key_variables),
             model_keys=self.model_keys,
             refused=self.refused,
         )
-
-    def recognises(self, words: Sequence[str]) -> bool:
-        """Whether the first words of a command line are this backend's own."""
-        return program_place(words, self.program) is not None

@@ -20,18 +20,22 @@ from reconciler.backends._wrappers import REPOSITORY, Peeled, base_name, peel_ou
 from reconciler.core.contracts import Backend, ParsedCommand
 from reconciler.core.errors import Rejected
 from reconciler.core.options import NO_SERVER
+from reconciler.core.spec import BackendsSpec
 
 CUSTOM = "custom"
 
 
-def understand(command: str, backends: Mapping[str, Backend]) -> ParsedCommand:
-    """Understand a command of whichever server it starts; Rejected with line and column when none of them can."""
+def understand(command: str, backends: Mapping[str, Backend], programs: BackendsSpec | None = None) -> ParsedCommand:
+    """Understand a command of whichever server it starts; Rejected with line and column when none of them can.
+
+    ``programs`` say which program a plain name is, as for :meth:`Backend.parse`.
+    """
     readers = [one for one in backends.values() if isinstance(one, VocabularyBackend) and one.parse_routes]
     try:
-        chosen = _choose(command, readers)
+        chosen = _choose(command, readers, programs)
     except Rejected as rejected:
-        raise with_source(rejected, command, partial(_all_show, readers)) from None
-    return chosen.parse(command)
+        raise with_source(rejected, command, partial(_all_show, readers, programs)) from None
+    return chosen.parse(command, programs)
 
 
 def unknown(command: str) -> ParsedCommand:
@@ -42,13 +46,13 @@ def unknown(command: str) -> ParsedCommand:
     return parse_unknown(command, kind=CUSTOM)
 
 
-def _all_show(readers: Sequence[VocabularyBackend], flag: str) -> bool:
+def _all_show(readers: Sequence[VocabularyBackend], programs: BackendsSpec | None, flag: str) -> bool:
     """Whether no server takes a secret there, and one of them knows the flag."""
-    found = [one for one in readers if one.usual_vocabulary.by_flag(flag) is not None]
-    return bool(found) and all(shows(one.usual_vocabulary, flag) for one in found)
+    found = [table for one in readers if (table := one.usual_vocabulary(programs)).by_flag(flag) is not None]
+    return bool(found) and all(shows(table, flag) for table in found)
 
 
-def _choose(command: str, readers: Sequence[VocabularyBackend]) -> VocabularyBackend:
+def _choose(command: str, readers: Sequence[VocabularyBackend], programs: BackendsSpec | None) -> VocabularyBackend:
     words, _ = split_command(command, _examples(readers))
     at = peel_outer(words, Peeled(arguments=()))
     texts = [word.text for word in words[at:]]
@@ -57,41 +61,40 @@ def _choose(command: str, readers: Sequence[VocabularyBackend]) -> VocabularyBac
     if len(calls) == 1:
         return calls[0][2]
     if calls:  # one of the names may be the value of a flag, of a wrapper or of the server
-        return next((one for _, _, one in calls if _parses(one, command)), calls[0][2])
+        return next((one for _, _, one in calls if _parses(one, command, programs)), calls[0][2])
     if at >= len(words):
         _tokens.refuse(words[-1], "the command ends before any program", f"paste a whole command: {_examples(readers)}")
     word, name = words[at], base_name(words[at])
     if name in REFUSED:
         _tokens.refuse(word, f"cannot carry {name} over", REFUSED[name], code=NO_SERVER)
     if word.text.startswith("-") or REPOSITORY.fullmatch(word.text):
-        return _by_vocabulary(words[at:], readers)
+        return _by_vocabulary(words[at:], readers, programs)
     known = ", ".join(one.program.plain for one in readers)
     what = f"behind {name} there is none of" if name in WRAPPERS else f"{named(word.text)} is none of"
     _tokens.refuse(word, f"cannot tell which server this starts: {what} {known}", _say_which(readers), code=NO_SERVER)
 
 
-def _parses(one: VocabularyBackend, command: str) -> bool:
+def _parses(one: VocabularyBackend, command: str, programs: BackendsSpec | None) -> bool:
     try:
-        one.parse(command)
+        one.parse(command, programs)
     except Rejected:
         return False
     return True
 
 
-def _by_vocabulary(words: Sequence[Word], readers: Sequence[VocabularyBackend]) -> VocabularyBackend:
+def _by_vocabulary(
+    words: Sequence[Word], readers: Sequence[VocabularyBackend], programs: BackendsSpec | None
+) -> VocabularyBackend:
     """The one backend that knows every flag of arguments that stand alone."""
     whole: list[VocabularyBackend] = []
     nearly: list[VocabularyBackend] = []
     strange: set[Word] | None = None
     for one in readers:
+        table = one.usual_vocabulary(programs)
         try:
-            reading = read_words(one.usual_vocabulary, words)
+            reading = read_words(table, words)
         except Rejected:
-            if all(
-                one.usual_vocabulary.by_flag(word.text.partition("=")[0])
-                for word in words
-                if word.text.startswith("--")
-            ):
+            if all(table.by_flag(word.text.partition("=")[0]) for word in words if word.text.startswith("--")):
                 nearly.append(one)
             continue
         if not reading.unknown:

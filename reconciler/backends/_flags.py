@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from reconciler.backends._hints import for_a_list
 from reconciler.backends._values import ValueProblem, accepts_text, decode_json, item_text, read_bool, shown
-from reconciler.backends._vocabulary import Kind, Option, Syntax, Type, Vocabulary, owner
+from reconciler.backends._vocabulary import Gone, Kind, Option, Syntax, Type, Vocabulary, owner
 from reconciler.core.contracts import OptionProblem
 from reconciler.core.spec import InstanceSpec
 
@@ -114,13 +114,19 @@ def unknown_key(vocabulary: Vocabulary, key: str) -> OptionProblem:
     if gone is not None:
         return OptionProblem(
             path=path,
-            message=f"{vocabulary.program} {vocabulary.version} no longer has {key}",
+            message=lacks(vocabulary, key, gone),
             hint=gone.hint,
             on_key=True,
         )
     message = f"{vocabulary.program} {vocabulary.version} has no option {shown(key)}"
     said, hint = _cure(vocabulary, key)
     return OptionProblem(path=path, message=message + said, hint=hint, on_key=True)
+
+
+def lacks(vocabulary: Vocabulary, name: str, gone: Gone) -> str:
+    """That this version does not have a flag of another one."""
+    program = f"{vocabulary.program} {vocabulary.version}"
+    return f"{program} does not have {name} yet" if gone.later else f"{program} no longer has {name}"
 
 
 def _cure(vocabulary: Vocabulary, key: str) -> tuple[str, str]:
@@ -135,11 +141,12 @@ def _cure(vocabulary: Vocabulary, key: str) -> tuple[str, str]:
     near = vocabulary.nearest_key(key)
     if near is not None and _typo(plain, near):
         return "", f"did you mean {near}?"
-    foreign = vocabulary.foreign.get(plain)
+    if vocabulary.by_flag("-" + plain) is not None:
+        return "", f"did you mean {near}?"
     whose = owner(plain, vocabulary.backend)
+    foreign = vocabulary.foreign.get(plain) or (vocabulary.foreign.get(whose[1]) if whose is not None else None)
     if foreign is not None or whose is not None:
-        fallback = f"did you mean {near}?" if near is not None else "remove it"
-        return f", which is {whose}'s" if whose is not None else "", foreign or fallback
+        return f", which is {whose[0]}'s" if whose is not None else "", foreign or "remove it"
     return "", f"did you mean {near}?" if near is not None else "extra_args passes raw arguments on"
 
 
@@ -255,7 +262,10 @@ def render(
 
 
 def render_options(vocabulary: Vocabulary, options: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """Argv of options as written; raises ValueProblem for the first thing wrong with them."""
+    """Argv of options as written; raises ValueProblem for the first thing wrong with them.
+
+    :func:`resolve` and :func:`render` in one, for who has no instance around the options: the tests of both ways and the real servers.
+    """
     given, problems = resolve(vocabulary, options)
     if problems:
         raise ValueProblem(problems[0].message, hint=problems[0].hint)

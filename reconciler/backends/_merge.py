@@ -23,13 +23,16 @@ def merged(table: Plain, notes: Plain, packaged: Plain | None = None) -> dict[st
     ``packaged`` is the table that the notes were written for, where it is another one: its flags that ``table`` lacks are then
     told as gone. Raises KeyError, TypeError or ValueError when ``table`` is none.
     """
-    options = [_noted(entry, notes["options"].get(entry["name"], {})) for entry in table["options"]]
+    other_version = packaged is not None and packaged["version"] != table["version"]
+    options = [
+        _noted(entry, notes["options"].get(entry["name"], {}), other_version=other_version)
+        for entry in table["options"]
+    ]
     names = {key for entry in options for key in _keys(entry)}
     flags = set(_flags(options))
     lost = _lost(packaged, table, flags) if packaged is not None else {}
     gone = {**lost, **notes["gone"], **table.get("gone", {})}
     rules = [*notes["rules"], *table.get("rules", [])]
-    other_version = packaged is not None and packaged["version"] != table["version"]
     return {
         **table,
         "options": options,
@@ -39,8 +42,16 @@ def merged(table: Plain, notes: Plain, packaged: Plain | None = None) -> dict[st
     }
 
 
-def _noted(entry: Plain, note: Plain) -> dict[str, Any]:
-    """One option with what fits of its note: a note sharpens what the program left open, and contradicts nothing it said."""
+def _noted(entry: Plain, note: Plain, *, other_version: bool) -> dict[str, Any]:
+    """One option with what fits of its note: a note sharpens what the program left open, and contradicts nothing it said.
+
+    Limits that only a note tells of are what one version enforces: they are doubted for any other.
+    """
+    limits = [key for key in LIMITS if key in note]
+    if limits and any(key in entry for key in LIMITS):  # the program told its own
+        note = {key: value for key, value in note.items() if key not in LIMITS}
+    elif limits and other_version and _fits({**entry, "type": note.get("type", entry["type"])}, limits[0]):
+        note = {**note, "doubted": True}
     sharper = {key: note[key] for key in ("kind", "type") if key in note and _opens(entry, key)}
     form = {**entry, **sharper}
     return {**form, **{key: value for key, value in note.items() if key not in ("kind", "type") and _fits(form, key)}}
@@ -98,7 +109,9 @@ def _flags(options: Iterable[Plain]) -> Iterator[str]:
 def _meant(entry: Plain, names: set[str]) -> dict[str, Any]:
     """What became of a flag, without a meaning in options that this version lacks too."""
     meaning = entry.get("becomes", {})
-    return {**entry, "becomes": meaning if names.issuperset(meaning) else {}}
+    if names.issuperset(meaning):
+        return dict(entry)
+    return {**entry, "becomes": {}, "together": {}}
 
 
 def _lost(packaged: Plain, table: Plain, flags: set[str]) -> dict[str, Any]:
@@ -116,7 +129,7 @@ def _lost(packaged: Plain, table: Plain, flags: set[str]) -> dict[str, Any]:
                 hint = f"{packaged['program']} {packaged['version']} has it: upgrade, or remove it"
             else:
                 hint = "remove it"
-            found[flag] = {"hint": hint, "later": later}
+            found[flag] = {"hint": hint, "later": later, "switch": entry["kind"] == "switch"}
     return found
 
 

@@ -38,19 +38,20 @@ def parse_command(
     command: str,
     *,
     kind: str,
-    vocabulary_of: Callable[[tuple[str, ...] | None], Vocabulary],
+    vocabulary_of: Callable[[tuple[str, ...] | None], tuple[Vocabulary, bool]],
     program: Program,
     key_variables: frozenset[str],
     model_keys: Sequence[str],
     refused: Mapping[str, str],
 ) -> ParsedCommand:
-    """Understand one command. ``vocabulary_of`` knows the options of a program by its words (None: of the usual one);
+    """Understand one command. ``vocabulary_of`` knows the options of a program by its words (None: of the usual one), and
+    whether they were read from that very program;
     ``key_variables`` are llamactl's to set; ``model_keys`` suggest a name, best first; ``refused`` are options that no
     instance may have, each with what to do instead. Rejected with line, column and the line's text."""
     try:
         return _parse(command, kind, vocabulary_of, program, key_variables, model_keys, refused)
     except Rejected as rejected:
-        usual = vocabulary_of(None)
+        usual, _ = vocabulary_of(None)
         raise with_source(rejected, command, lambda flag: shows(usual, flag)) from None
 
 
@@ -63,7 +64,7 @@ def shows(vocabulary: Vocabulary, flag: str) -> bool:
 def _parse(
     command: str,
     kind: str,
-    vocabulary_of: Callable[[tuple[str, ...] | None], Vocabulary],
+    vocabulary_of: Callable[[tuple[str, ...] | None], tuple[Vocabulary, bool]],
     program: Program,
     key_variables: frozenset[str],
     model_keys: Sequence[str],
@@ -73,8 +74,8 @@ def _parse(
     line_warnings = _join_lines(words)
     peeled = peel(words, program)
     usual = peeled.executable in ([], [program.plain])
-    vocabulary = vocabulary_of(None if usual else tuple(peeled.executable))
-    reading = read_words(vocabulary, peeled.arguments)
+    vocabulary, own = vocabulary_of(None if usual else tuple(peeled.executable))
+    reading = read_words(vocabulary, peeled.arguments, own=own)
     _take_ours(vocabulary, reading, peeled, refused)
     _check_values(vocabulary, reading)
     for name in sorted(key_variables & peeled.environment.keys()):

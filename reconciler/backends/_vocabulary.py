@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -20,7 +19,7 @@ from typing import Any, Literal, get_args
 from pydantic import JsonValue
 
 from reconciler.backends._merge import NO_NOTES, merged
-from reconciler.backends._nearest import Index, index, nearest
+from reconciler.backends._nearest import Index, index, nearest, nearest_key
 
 
 class Kind(StrEnum):
@@ -86,6 +85,8 @@ class Option:
     """The server wants more than this number."""
     below: float | None = None
     """The server wants less than this number."""
+    doubted: bool = False
+    """The limits are another version's: a number beyond them is warned of, not refused."""
     nullable: bool = False
     """The server reads ``None`` and the empty text as absent."""
     text: bool = False
@@ -143,6 +144,12 @@ class Gone:
     hint: str
     becomes: Mapping[str, JsonValue] = field(default_factory=dict)
     """The same meaning in this version's options; empty when there is none."""
+    together: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    """What it means beside another such flag, by that flag; two that became one option and have no entry exclude each other."""
+    switch: bool = False
+    """It took no value."""
+    moot: bool = False
+    """What it asked for is what every version does now, so that nothing is lost without it."""
     later: bool = False
     """It is of a later version than this one, which does not have it yet."""
 
@@ -253,6 +260,23 @@ class Vocabulary:
         hits = {hit[0].name: (name, *hit) for name, hit in self._by_flag.items() if name.startswith(start)}
         return next(iter(hits.values())) if len(hits) == 1 else None
 
+    def meant(self, word: str) -> tuple[str, Option, bool] | None:
+        """The flag that a word of a command line is to the server, its option and whether it says yes; None for no flag it knows.
+
+        It may be shortened, stand for a key within (``--a.b``), or hold its value behind ``=``; so may one with a blank in it,
+        which a server refuses, but which shows what it holds all the same.
+        """
+        name = re.split(r"[=\s]", word, maxsplit=1)[0]
+        if self.syntax is Syntax.VLLM:
+            name = name.partition(".")[0]
+        if len(name) < 2 or not name.startswith("-") or name == "--":
+            return None
+        found = self.by_flag(name)
+        if found is not None:
+            return name, *found
+        shortens = self.syntax is not Syntax.LLAMA and name.startswith("--")
+        return self.by_prefix(name) if shortens else None
+
     def gone_flag(self, flag: str) -> Gone | None:
         """What became of a flag of an earlier version."""
         return self.gone.get("--" + flag.lstrip("-").replace("_", "-"))
@@ -263,10 +287,8 @@ class Vocabulary:
         short = self._by_flag.get("-" + key.lstrip("-"))
         if short is not None:
             return short[0].name
-        close = get_close_matches(wanted, self._by_key, n=1, cutoff=0.6)
-        if not close:
-            return None
-        return close[0].replace("_", "-") if "-" in key else close[0]
+        near = nearest_key(wanted, self._by_key)
+        return near.replace("_", "-") if near is not None and "-" in key else near
 
     def nearest_flag(self, flag: str) -> str | None:
         """The known flag most like this one."""
@@ -313,18 +335,29 @@ def _packaged(name: str) -> Mapping[str, Any] | None:
     return data
 
 
-OTHERS = ("vllm", "llama_cpp", "mlx_lm")
-"""The packaged tables of real servers."""
+@lru_cache(maxsize=1)
+def _servers() -> tuple[str, ...]:
+    """The kinds of the packaged tables of real servers: those with notes."""
+    folder = resources.files("reconciler.backends") / "vocabulary"
+    ending = ".notes.json"
+    return tuple(sorted(file.name.removesuffix(ending) for file in folder.iterdir() if file.name.endswith(ending)))
 
 
-def owner(key: str, besides: str) -> str | None:
-    """The program of another packaged table that has an option of this key; None when none or several have."""
-    found = [
-        table.program
-        for kind in OTHERS
-        if kind != besides and (table := load(kind)).by_key(key.lstrip("-")) is not None
-    ]
+def owner(key: str, besides: str) -> tuple[str, str] | None:
+    """The program of another packaged table that has an option of this key, and its name there; None when none or several have."""
+    plain = key.lstrip("-")
+    found = []
+    for kind in _servers():
+        table = load(kind)
+        short = table.by_flag(f"-{plain}") if 1 < len(plain) <= _LONGEST_SHORT else None
+        option = table.by_key(plain) or (short[0] if short is not None else None)
+        if kind != besides and option is not None:
+            found.append((table.program, option.name))
     return found[0] if len(found) == 1 else None
+
+
+_LONGEST_SHORT = 4
+"""Letters of a flag with one dash that people take for the option's name (``ngl``)."""
 
 
 @lru_cache(maxsize=8)

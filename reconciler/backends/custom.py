@@ -126,13 +126,9 @@ class Custom(Untabled):
         """A 2xx answer is ready."""
         return health_verdict(status)
 
-    def parse(self, command: str) -> ParsedCommand:
+    def parse(self, command: str, backends: BackendsSpec | None = None) -> ParsedCommand:
         """Always Rejected: an unknown server's flags cannot be read."""
         no_command(self.kind)
-
-    def recognises(self, words: Sequence[str]) -> bool:
-        """Never."""
-        return False
 
 
 def _health_path(description: str) -> Mapping[str, object]:

@@ -146,13 +146,9 @@ class External(Untabled):
             return Verdict.FAILED
         return Verdict.READY if 200 <= status < 300 or status in (404, 405, 429) else Verdict.LOADING
 
-    def parse(self, command: str) -> ParsedCommand:
+    def parse(self, command: str, backends: BackendsSpec | None = None) -> ParsedCommand:
         """Always Rejected: nothing is started here."""
         no_command(self.kind)
-
-    def recognises(self, words: Sequence[str]) -> bool:
-        """Never."""
-        return False
 
 
 def key_file(spec: InstanceSpec) -> str | None:

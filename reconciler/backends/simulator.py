@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pydantic import JsonValue
 
@@ -74,13 +74,9 @@ class Simulator(VocabularyBackend):
         """As for mlx_lm; the health pages of the other two never answer with 4xx or ``unavailable``."""
         return judge_completion(status, body)
 
-    def parse(self, command: str) -> ParsedCommand:
+    def parse(self, command: str, backends: BackendsSpec | None = None) -> ParsedCommand:
         """Always Rejected: a simulator stands in for another server's command."""
         no_command(self.kind)
-
-    def recognises(self, words: Sequence[str]) -> bool:
-        """Never: ``llamactl simulate vllm serve …`` is vLLM's command with another executable."""
-        return False
 
 
 def _text(given: Mapping[str, Given], name: str, default: str) -> str:

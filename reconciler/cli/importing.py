@@ -17,6 +17,7 @@ from reconciler.cli.terminal import note, out, plain
 if TYPE_CHECKING:
     from reconciler.config.importers.contract import Importer, Lost
     from reconciler.config.importers.write import Written
+    from reconciler.installed.known import Installed
 
 STDIN = "<stdin>"
 SHOWN_CLASHES = 5
@@ -58,11 +59,13 @@ def import_(ctx: click.Context, kind: str, file: str | None, output: str, target
 
     Where not a single instance can be made, nothing is written and the exit code is 1.
     """
-    from reconciler.app import import_instances
+    from reconciler.app import import_instances, installed, programs
 
     importer = _importer(kind)
     session = session_of(ctx)
-    written = import_instances(importer.kind, _files(importer, file), session.environ)
+    known = installed(session.environ, session.state_dir)
+    meant = programs(target, session.environ, known, say=lambda text: note(plain(f"note: {text}")))
+    written = import_instances(importer.kind, _files(importer, file), session.environ, known, meant)
     origin = STDIN if file == "-" else file or importer.kind
     for lost in written.lost:
         note(plain(_line(lost, origin)))
@@ -72,7 +75,7 @@ def import_(ctx: click.Context, kind: str, file: str | None, output: str, target
     if not written.instances:
         raise Failure(f"nothing was imported from {plain(origin)}: no instance could be made of it", Code.FAILED)
     if target is not None:
-        _add(session, target, written)
+        _add(session, target, written, known)
     elif output != "json":
         out(written.text, end="")
     if written.unset:
@@ -153,7 +156,7 @@ def _json(written: Written, origin: str) -> dict[str, Any]:
     }
 
 
-def _add(session: Session, target: Path, written: Written) -> None:
+def _add(session: Session, target: Path, written: Written, known: Installed) -> None:
     """Add the instances to a file; it is untouched unless it is valid before and after, and has none of the names."""
     from reconciler.app import check_source
     from reconciler.config.rewrite import Taken, add_instances
@@ -161,7 +164,7 @@ def _add(session: Session, target: Path, written: Written) -> None:
     if target.is_dir():
         raise Failure(f"cannot write {target}: it is a folder; name the file in it that shall hold the instances")
     try:
-        done = add_instances(target, written.instances, load=lambda content: check_source(content, session.environ))
+        done = add_instances(target, written.instances, load=lambda content: check_source(content, session.environ, known))
     except Taken as taken:
         more = ", …" if len(taken.names) > SHOWN_CLASHES else ""
         raise Failure(

@@ -22,7 +22,7 @@ from reconciler.config._problems import Reporter
 from reconciler.config._structure import check_structure, convert_options, in_yaml_words, misfits
 from reconciler.config._tree import Entry, Place, Scalar, Sequence, Table, find, locate, plain, scalars, without
 from reconciler.config._tree import Path as TreePath
-from reconciler.config.source import Source, in_memory
+from reconciler.config.source import FILE_NAME, Source, in_memory
 from reconciler.core.changes import leaf_path
 from reconciler.core.contracts import Backend, OptionProblem
 from reconciler.core.errors import Rejected
@@ -52,6 +52,22 @@ def load(source: Source, *, backends: Mapping[str, Backend], environ: Mapping[st
     reporter.secrets.learn(root)  # once more: a variable's default is a literal too
     root, faulty = check_structure(root, backends, reporter)
     return _Loading(root=root, faulty=faulty, backends=backends, environ=environ, reporter=reporter).fleet(source)
+
+
+def load_programs(
+    source: Source | None, *, backends: Mapping[str, Backend], environ: Mapping[str, str]
+) -> BackendsSpec:
+    """Which programs a source means (None: no file at all), whatever else is wrong with it; Rejected when that cannot be told."""
+    if source is None:
+        source = in_memory(Path(FILE_NAME), {FILE_NAME: b"backends: {}\n"})
+    reporter = Reporter()
+    whole = _document(source, reporter)
+    wanted = Table({name: entry for name, entry in whole.entries.items() if name == "backends"}, whole.place)
+    root, faulty = check_structure(Expander(environ=environ, reporter=reporter).table(wanted), backends, reporter)
+    found = _Loading(root=root, faulty=faulty, backends=backends, environ=environ, reporter=reporter).programs()
+    if reporter.errors:
+        raise Rejected(*reporter.errors)
+    return found
 
 
 def load_text(
@@ -148,6 +164,13 @@ class _Loading:
             warnings=self.reporter.warnings,
             content_hash=source.content_hash,
         )
+
+    def programs(self) -> BackendsSpec:
+        """The section ``backends`` alone."""
+        table = self._overridden("backends", section(self.root, "backends"))
+        found = self._model(BackendsSpec, ("backends",), table) or BackendsSpec()
+        check_executables(found, table, self.reporter)
+        return found
 
     def _usable(self, path: TreePath, table: Table) -> Table:
         """The table without the settings that were already reported."""

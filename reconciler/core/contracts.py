@@ -144,12 +144,11 @@ class Backend(Protocol):
         """What an answer to :meth:`readiness` means; ``body`` may be cut at 64 KiB."""
         ...
 
-    def parse(self, command: str) -> ParsedCommand:
-        """Understand a pasted command line; raises Rejected with the position (line, column) of what is wrong."""
-        ...
+    def parse(self, command: str, backends: BackendsSpec | None = None) -> ParsedCommand:
+        """Understand a pasted command line; raises Rejected with the position (line, column) of what is wrong.
 
-    def recognises(self, words: Sequence[str]) -> bool:
-        """Whether the first words of a command line are this backend's own."""
+        ``backends`` say which program it is where the command only names it plainly (None: the defaults).
+        """
         ...
 
 

@@ -100,10 +100,7 @@ class FakeBackend(Untabled):
     def judge(self, status: int, body: bytes) -> Verdict:
         raise NotImplementedError
 
-    def parse(self, command: str) -> ParsedCommand:
-        raise NotImplementedError
-
-    def recognises(self, words: Sequence[str]) -> bool:
+    def parse(self, command: str, backends: BackendsSpec | None = None) -> ParsedCommand:
         raise NotImplementedError
 
 

@@ -78,11 +78,8 @@ class Tiny(Untabled):
             raise LookupError("a backend with a defect")
         return {200: Verdict.READY, 500: Verdict.FAILED}.get(status, Verdict.LOADING)
 
-    def parse(self, command: str) -> ParsedCommand:
+    def parse(self, command: str, backends: BackendsSpec | None = None) -> ParsedCommand:
         raise NotImplementedError
-
-    def recognises(self, words: Sequence[str]) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

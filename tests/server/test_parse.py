@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from reconciler.backends import discover
 from reconciler.config import load
+from reconciler.core.spec import BackendsSpec
+from reconciler.installed.known import Installed
+from tests.host.installs import llama_server
 from tests.server.fakes import MANAGEMENT_KEY, FakeControl, access_key, routes, serving
 from tests.server.test_api import curl, example
 
@@ -183,3 +188,17 @@ async def test_nothing_is_ever_executed(monkeypatch: pytest.MonkeyPatch) -> None
         for command in (EXAMPLE, "vllm serve $(touch /tmp/x)", "vllm serve " + "--seed 1 " * 50_000, "x" * 900_000):
             answer = await server.request("POST", URL, {"command": command}, key=MANAGEMENT_KEY)
             assert answer.status in (200, 400)
+
+
+async def test_a_command_is_read_by_the_program_that_the_accepted_file_names(tmp_path: Path) -> None:
+    program = llama_server(tmp_path / "my-server", "--brand-new N                           as of late (default: 3)")
+    known = Installed({"PATH": os.defpath}, tmp_path / "state")
+    known.read("llama_cpp", (str(program),))
+    asked = {"command": "llama-server -m /m/q.gguf --brand-new 7"}
+    seen = []
+    for programs in (BackendsSpec(), BackendsSpec(llama_executable=str(program))):
+        told = FakeControl(routes(management=[access_key(MANAGEMENT_KEY)]), backends=known.backends, programs=programs)
+        async with serving(told) as server:
+            answer = await server.request("POST", URL.replace("vllm", "llama-cpp"), asked, key=MANAGEMENT_KEY)
+        seen.append(answer.json()["backend_options"].get("brand_new"))
+    assert seen == [None, 7]
