@@ -22,6 +22,10 @@ from reconciler.host.processes import Details, Running
 _MARK = "LLAMACTL_TOKEN"
 """What llamactl gives each backend's tree."""
 _SUPERVISOR = re.compile(r"(?:^|[/\\])runtimes[/\\]_shim\.py$")
+_SIMULATOR = re.compile(
+    r"^(?:(?:.*/)?llamactl\nsimulate|-m\nreconciler(?:\nsimulate|\.simulator))\n(?P<server>[a-z_]+)$", re.MULTILINE
+)
+"""Words, one a line, that start llamactl's own simulator, and the server that it acts as."""
 _THEIRS = re.compile(
     r"(?:HF|HUGGING_?FACE|TRANSFORMERS|SAFETENSORS|VLLM|LLAMA|GGML|MLX|CUDA|NVIDIA|NCCL|CUDNN|CUBLAS|HIP|ROCR|ROCM|HSA|AMD|GPU|METAL|SYCL"
     r"|ONEAPI|VK|TORCH|PYTORCH|TRITON|FLASHINFER|XFORMERS|TOKENIZERS|MODELSCOPE|RAY|GLOO|UCX|OMP|MKL|OPENBLAS|SAFETENSORS)_\w+"
@@ -63,6 +67,9 @@ class _Search:
 
     def result(self) -> Imported:
         for one in self.found:
+            if _simulates(one) is not None:
+                self._simulator(one)
+                continue
             meaning = self._meaning(one)
             if meaning is not None:
                 self.meant[one.pid] = meaning
@@ -96,6 +103,20 @@ class _Search:
             chain.append(at)
         return chain
 
+    def _simulator(self, one: Running) -> None:
+        """Told, because it may look as a server to whoever asks its port."""
+        details = None if any(_simulates(each) for each in self._above(one)) else self.details(one)
+        if details is not None and not self._is_ours(one, details):
+            why = f"left out: it is llamactl's simulator of {_simulates(one)}, which has no model"
+            self.ledger.add(f"pid {one.pid}", why, "declare an instance with backend_type: simulator in its place")
+
+    def _is_ours(self, one: Running, details: Details) -> bool:
+        below = any(_SUPERVISOR.search(word) for each in self._above(one) for word in each.argv or ())
+        if below or _MARK in (details.environment or {}):
+            self.ledger.add(f"pid {one.pid}", "left out: llamactl runs it already")
+            return True
+        return False
+
     def _draft(self, one: Running, taken: set[str]) -> Draft | None:
         above = self._above(one)
         if any(isinstance(self.meant.get(each.pid), ParsedCommand) for each in above):
@@ -104,10 +125,7 @@ class _Search:
         if details is None:
             return None
         what = f"pid {one.pid}"
-        environment = details.environment or {}
-        is_ours = _MARK in environment or any(_SUPERVISOR.search(word) for each in above for word in each.argv or ())
-        if is_ours:
-            self.ledger.add(what, "left out: llamactl runs it already")
+        if self._is_ours(one, details):
             return None
         meaning = self.meant[one.pid]
         if isinstance(meaning, Rejected):
@@ -156,10 +174,13 @@ class _Search:
             ledger.add(what, why, "run it again as that user or as root, or write its variables under environment")
             return [], 0
         kept: list[tuple[str, Text]] = []
+        others = 0
         for name, value in sorted(details.environment.items()):
-            if _THEIRS.fullmatch(name.upper()) and VARIABLE.fullmatch(name) and value.isprintable():
+            if not _THEIRS.fullmatch(name.upper()) or not VARIABLE.fullmatch(name) or not value.isprintable():
+                others += 1
+            elif not ledger.listening(name, f"{what} {name}"):
                 kept.append((name, ledger.environment(name, literal(value), f"{what} {name}")))
-        return kept, len(details.environment) - len(kept)
+        return kept, others
 
     def _notes(self, one: Running, details: Details, others: int, what: str) -> None:
         held = " and ".join(f"port {port}" for port in details.ports)
@@ -173,6 +194,12 @@ class _Search:
         if others:
             why = f"{others} variables of its environment that no server looks at are not carried over"
             self.ledger.add(what, why, "write those that matter under environment; llamactl's own are inherited")
+
+
+def _simulates(one: Running) -> str | None:
+    """The server that llamactl's simulator acts as in this process; None for any other process."""
+    found = _SIMULATOR.search("\n".join(one.argv or ()))
+    return None if found is None else found["server"]
 
 
 IMPORTER = Processes()

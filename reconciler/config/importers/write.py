@@ -25,6 +25,8 @@ from reconciler.core.spec import OptionValue
 Load = Callable[[bytes, Mapping[str, str]], object]
 """Loads a text with these variables; Rejected with every problem at its place in the text."""
 
+_NO_FILE = {("", "<stdin>"): "standard input", ("processes", "processes"): "the servers running on this host"}
+"""What an import is said to be from where that is no file, by kind and name."""
 _ROUNDS = 60
 """Refusals in a row after which the text is given up: each round takes out everything the loader named in one go."""
 _NAME = "the imported file"
@@ -88,7 +90,11 @@ def write(imported: Imported, *, kind: str, origin: str, load: Load, environ: Ma
     """The file's text and everything lost on the way, names made ours. Rejected only for a text that no removal makes acceptable."""
     lost = list(imported.lost)
     drafts = _named(imported.drafts, lost)
-    shown = "standard input" if origin == "<stdin>" else "".join(char if char.isprintable() else "?" for char in origin)
+    shown = (
+        _NO_FILE.get((kind, origin))
+        or _NO_FILE.get(("", origin))
+        or "".join(char if char.isprintable() else "?" for char in origin)
+    )
     work = _Work(
         head=f"{MODELINE}# Made by `llamactl import {kind}` from {shown}.\n",
         sections=copy.deepcopy({name: dict(section) for name, section in imported.sections.items() if section}),

@@ -217,6 +217,54 @@ def test_secrets_of_a_command_line_are_not_said() -> None:
     assert SECRET not in str(result.drafts[0].body)
 
 
+SIMULATORS = (
+    "/usr/bin/python3 /opt/venv/bin/llamactl simulate vllm serve m",
+    "llamactl simulate llama_cpp -m m.gguf",
+    "/usr/bin/python3 -I -m reconciler.simulator mlx_lm --model m",
+    "python3 -m reconciler simulate vllm serve m",
+    "uv run llamactl simulate vllm serve m",
+)
+
+
+@pytest.mark.parametrize("command", SIMULATORS)
+def test_a_simulator_is_told_to_be_one(command: str) -> None:
+    result = looked(process(5, command), process(6, SIMULATORS[0], parent=5))
+    assert not result.drafts
+    assert [lost.what for lost in result.lost] == ["pid 5"]
+    assert "llamactl's simulator of " in result.lost[0].why
+
+
+def test_a_simulator_that_llamactl_runs_is_left_out_as_any_server_of_its_own() -> None:
+    own = Details(
+        user="llm",
+        directory="/",
+        environment={"LLAMACTL_TOKEN": "x"},
+        ports=(),
+        contained=False,
+        service=None,
+        files=frozenset(),
+    )
+    assert "llamactl runs it already" in told(looked(process(5, SIMULATORS[0]), details={5: own}))
+
+
+def test_variables_that_are_llamactls_to_say_are_told_and_left_out() -> None:
+    given = {"LLAMA_ARG_PORT": "8000", "LLAMA_ARG_HOST": "0.0.0.0", "LLAMA_API_KEY": SECRET, "LLAMA_ARG_THREADS": "4"}
+    seen = Details(
+        user="llm", directory="/", environment=given, ports=(8000,), contained=False, service=None, files=frozenset()
+    )
+    result = looked(process(5, "/usr/bin/llama-server -m x.gguf"), details={5: seen})
+    assert result.drafts[0].body["environment"] == {"LLAMA_ARG_THREADS": "4"}
+    for name in ("LLAMA_ARG_PORT", "LLAMA_ARG_HOST", "LLAMA_API_KEY"):
+        assert f"pid 5 x {name}: " in told(result)
+    assert SECRET not in told(result)
+
+
+def test_the_file_says_that_it_is_from_running_servers(tmp_path: Path) -> None:
+    with serving(tmp_path, "vllm", "serve", unique()):
+        text = imported("processes", "", name="processes").written.text
+    assert "`llamactl import processes` from the servers running on this host" in text
+
+
 def test_it_needs_no_file() -> None:
     importer = discover()["processes"]
     assert not importer.needs_file
