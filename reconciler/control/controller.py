@@ -66,7 +66,7 @@ class Controller:
         self._watch = FileWatch(path, parts.clock, pace if pace is not None else Pace(), whole=parts.keeper.source)
         self.loop = Loop(parts, publish=self._publish)
         self._transitions = Transitions(parts.clock, self.loop.faults)
-        self._edits = Edits(path=path, keeper=parts.keeper, accept=self._accept_edit)
+        self._edits = Edits(path=path, keeper=parts.keeper, accept=self._accept_edit, refuse=self._refuse)
         self.clock = parts.clock
         self.events = parts.events
         self.leases = parts.leases

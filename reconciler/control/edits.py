@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reconciler.config import document, rewrite, source
 from reconciler.control.keeper import Checked, Keeper
-from reconciler.core.errors import Conflict, Missing
+from reconciler.core.errors import Conflict, Missing, Problem, Rejected
 from reconciler.core.spec import Fleet, OptionValue
 
 NEW_INSTANCES_FILE = "llamactl.yaml"
@@ -38,10 +38,19 @@ class Edited:
 class Edits:
     """Serialises every change of the file at ``path``. ``accept`` is called under :attr:`lock`, once the file is written."""
 
-    def __init__(self, *, path: Path, keeper: Keeper, accept: Callable[[Checked, source.Source, bool], None]) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        keeper: Keeper,
+        accept: Callable[[Checked, source.Source, bool], None],
+        refuse: Callable[[Rejected], None],
+    ) -> None:
+        """``refuse`` is told, under the lock too, when the file as it is turns out to be invalid."""
         self._path = path
         self._keeper = keeper
         self._accept = accept
+        self._refuse = refuse
         self._under_way: set[asyncio.Task[Edited]] = set()
         self.lock = asyncio.Lock()
         """Held while the file and the accepted fleet may differ: whoever reads the file to accept it takes this first."""
@@ -79,15 +88,14 @@ class Edits:
     async def create(self, name: str, body: Mapping[str, OptionValue]) -> Edited:
         """Declare a new instance; Conflict when the name is taken."""
 
-        async def create() -> Edited:
-            content = await self._base()
+        async def create(content: source.Source) -> Edited:
             if _declaring(content, name) is not None:
                 raise Conflict(f"instance {name} exists already; use PUT to change it")
             target = self._path / NEW_INSTANCES_FILE if self.is_folder else self._path
             old = next((file.data for file in content.files if Path(file.name).name == target.name), b"")
             return await self._edit(target, old, lambda text: document.set_instance(text, name, body), content)
 
-        return await self._carried_through(create())
+        return await self._carried_through(self._judged(create))
 
     async def replace(self, name: str, body: Mapping[str, OptionValue]) -> Edited:
         """Declare an existing instance anew."""
@@ -102,15 +110,14 @@ class Edits:
         return await self._change(name, lambda text: document.set_enabled(text, name, enabled))
 
     async def _change(self, name: str, change: Callable[[str], str]) -> Edited:
-        async def edit() -> Edited:
-            content = await self._base()
+        async def edit(content: source.Source) -> Edited:
             file = _declaring(content, name)
             if file is None:
                 raise Missing(f"there is no instance {name}")
             path = self._path / Path(file.name).name if self.is_folder else self._path
             return await self._edit(path, file.data, change, content)
 
-        return await self._carried_through(edit())
+        return await self._carried_through(self._judged(edit))
 
     async def _carried_through(self, change: Coroutine[object, object, Edited]) -> Edited:
         """Run a change under the lock, in a task of its own: a client that leaves does not cut it in half."""
@@ -124,10 +131,43 @@ class Edits:
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
+    async def _judged(self, edit: Callable[[source.Source], Coroutine[object, object, Edited]]) -> Edited:
+        """An edit of the file as it is. What comes of it must be valid; a file that is invalid before it may be put right by it.
+
+        Rejected tells apart what the edit would do and what was wrong before; the latter is the file's state from then on: tables of
+        options may have changed since it was accepted.
+        """
+        content = await self._base()
+        broken: Rejected | None = None
+        if not self._is_in_force(content):
+            broken = await self._refusal(content)
+            if broken is not None and not await asyncio.to_thread(_has_document, content, broken):
+                raise broken
+        try:
+            return await edit(content)
+        except Rejected as rejected:
+            if all(problem.code == "CONFIG_NOT_EDITABLE" for problem in rejected.problems):
+                raise
+            if broken is None and (broken := await self._refusal(content)) is None:
+                raise
+            self._refuse(broken)
+            raise _still_invalid(self._path, broken, rejected) from None
+
+    def _is_in_force(self, content: source.Source) -> bool:
+        accepted = self._keeper.source
+        return accepted is not None and accepted.content_hash == content.content_hash and not self._keeper.problems
+
+    async def _refusal(self, content: source.Source) -> Rejected | None:
+        """Why this content cannot be used; None when it can."""
+        try:
+            await self._keeper.load(content)
+        except Rejected as rejected:
+            return rejected
+        return None
+
     async def _base(self) -> source.Source:
-        """The file as an edit finds it: Rejected when it is broken already, which an edit would hide, Conflict while it is held."""
+        """The file as an edit finds it; Conflict while it is held."""
         content = await asyncio.to_thread(source.read, self._path)
-        await self._keeper.load(content)
         held = self._keeper.held
         if held is not None and held.source.content_hash == content.content_hash:
             raise Conflict(
@@ -169,6 +209,33 @@ class Edits:
         known = [name for name in files if Path(name).name == path.name]
         files[known[0] if known else str(path)] = data
         return source.in_memory(self._path, files, is_folder=True)
+
+
+def _has_document(content: source.Source, broken: Rejected) -> bool:
+    """Whether what is wrong is what the files say, not how: an edit of one that cannot be read could lose what is in it."""
+    if any(problem.code != "CONFIG_INVALID" for problem in broken.problems):
+        return False
+    try:
+        _declaring(content, "")
+    except Rejected:
+        return False
+    return True
+
+
+def _still_invalid(path: Path, broken: Rejected, after: Rejected) -> Rejected:
+    """Why an edit of an invalid file is refused: what is wrong with the file, and what the edit would add to that."""
+    known = {(problem.path, problem.message) for problem in broken.problems}
+    others = [problem for problem in after.problems if (problem.path, problem.message) not in known]
+    first = broken.problems[0]
+    summary = Problem(
+        message="cannot edit the file: it is invalid already, and would be after this edit",
+        hint="correct what follows in one go: in the file, or with `llamactl apply`",
+        code="CONFIG_INVALID_BEFORE",
+        file=first.file or str(path),
+        line=first.line,
+        column=first.column,
+    )
+    return Rejected(summary, *broken.problems, *others)
 
 
 def _declaring(content: source.Source, name: str) -> source.SourceFile | None:
