@@ -209,7 +209,12 @@ def import_instances(
     knows, other = understand(environ, known, programs), unknown(environ)
     parts = [(name, read(data, name=name, understand=knows, unknown=other)) for name, data in files.items()]
 
+    # what is imported names no programs: those that it will run with are told as a variable tells them
+    named = programs.model_dump(mode="json") if programs is not None else {}
+    meant = {key: named[setting] for key, (_, setting) in load.OVERRIDES.items() if setting in named}
+
     def check(text: bytes, variables: Mapping[str, str]) -> Fleet:
+        variables = {**variables, **meant}
         return load.load_text(text, name="the imported file", backends=backends, environ=variables)
 
     return write.write(write.merged(parts), kind=kind, origin=", ".join(files), load=check, environ=environ)
