@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
 
 from pydantic import JsonValue
 
 from reconciler.backends import _docker
-from reconciler.backends._flags import OPTIONS, Given, option_words, resolve
-from reconciler.backends._rules import broken, named
+from reconciler.backends._flags import OPTIONS, Given, lacks, option_words, resolve
+from reconciler.backends._hide import flag_named
+from reconciler.backends._rules import broken
 from reconciler.backends._values import ValueProblem, check_text, shown
-from reconciler.backends._vocabulary import Option, Syntax, Vocabulary
+from reconciler.backends._vocabulary import Kind, Option, Syntax, Vocabulary
 from reconciler.core.addresses import is_loopback
 from reconciler.core.contracts import OptionProblem
 from reconciler.core.spec import InstanceSpec
 
 _KEY_HINT = "leave it out: llamactl gives each server a random key of its own, through the environment"
+_FLAG_LIKE = re.compile(r"--?[\w-]+")
+_SLIP = 0.85
+"""Likeness of two flags from which on the one is taken for a misspelling of the other; two options of a server are seldom so alike."""
 _TOKEN_HINT = 'set it in the environment: {HF_TOKEN: "${HF_TOKEN}"}'
 
 
@@ -59,7 +66,7 @@ def _one(
     refused: Mapping[str, str],
 ) -> Iterator[OptionProblem]:
     option, path = item.option, (OPTIONS, item.key)
-    cause = _cannot_be_set(vocabulary, option, refused)
+    cause = _cannot_be_set(vocabulary, option, refused, written="--" + item.key.replace("_", "-"))
     if cause is not None:
         yield OptionProblem(path=path, message=cause[0], hint=cause[1], on_key=True)
         return
@@ -69,14 +76,29 @@ def _one(
     if option.name == "port":
         yield from check_port(path, item.value, spec)
         return
-    try:
-        option_words(vocabulary.syntax, option, item.value)
-    except ValueProblem as problem:
-        place = path if problem.item is None else (*path, problem.item)
-        yield OptionProblem(path=place, message=_of_key(item, problem.message), hint=problem.hint)
+    wrong = _value_problem(vocabulary, item, option)
+    if wrong is None and option.doubted:
+        wrong = _value_problem(vocabulary, item, replace(option, doubted=False))
+    if wrong is not None:
+        yield wrong
     if option.deprecated:
         message = f"{vocabulary.program} {vocabulary.version} calls {option.flag} deprecated"
         yield OptionProblem(path=path, message=message, warning=True, on_key=True)
+
+
+def _value_problem(vocabulary: Vocabulary, item: Given, option: Option) -> OptionProblem | None:
+    """What is wrong with the value under this reading of its option; a warning where only doubted limits speak against it."""
+    try:
+        option_words(vocabulary.syntax, option, item.value)
+    except ValueProblem as problem:
+        path: tuple[str | int, ...] = (OPTIONS, item.key)
+        return OptionProblem(
+            path=path if problem.item is None else (*path, problem.item),
+            message=_of_key(item, problem.message),
+            hint=problem.hint,
+            warning=option is not item.option,
+        )
+    return None
 
 
 def _of_key(item: Given, message: str) -> str:
@@ -87,9 +109,12 @@ def _of_key(item: Given, message: str) -> str:
     return f"{name} {message.removeprefix(flag).lstrip()}"
 
 
-def _cannot_be_set(vocabulary: Vocabulary, option: Option, refused: Mapping[str, str]) -> tuple[str, str | None] | None:
+def _cannot_be_set(
+    vocabulary: Vocabulary, option: Option, refused: Mapping[str, str], *, written: str
+) -> tuple[str, str | None] | None:
+    """Why an option may not be given at all, and what to do; ``written`` is its flag as the user wrote it."""
     if option.removed:
-        return f"{vocabulary.program} {vocabulary.version} no longer has {option.flag}", option.removed
+        return f"{vocabulary.program} {vocabulary.version} no longer has {written}", option.removed
     if option.exits:
         return f"{option.flag} makes {vocabulary.program} print something and end", "remove it"
     if option.secret:
@@ -129,7 +154,8 @@ def check_port(path: tuple[str | int, ...], value: JsonValue, spec: InstanceSpec
 def check_extra(
     vocabulary: Vocabulary, spec: InstanceSpec, given: Mapping[str, Given], refused: Mapping[str, str]
 ) -> Iterator[OptionProblem]:
-    """Raw arguments pass untouched, save what would break the launch or show a secret."""
+    """Raw arguments pass untouched, save what would break the launch or show a secret; what looks like a slip is warned of."""
+    is_value = False
     for at, word in enumerate(spec.extra_args):
         path = ("extra_args", at)
         try:
@@ -142,19 +168,72 @@ def check_extra(
                 path=path, message="-- would end the flags before llamactl adds host and port", hint="remove it"
             )
             continue
-        found = vocabulary.by_flag(named(word)) if word.startswith("-") else None
+        found = vocabulary.meant(word)
         if found is None:
-            continue
-        option = found[0]
-        cause = _cannot_be_set(vocabulary, option, refused)
-        if option.name in ("host", "port"):
-            hint = f"set {option.name} among the options" + (" or for the instance" if option.name == "port" else "")
-            yield OptionProblem(path=path, message=f"{option.flag} is llamactl's to give", hint=hint)
-        elif cause is not None:
-            yield OptionProblem(path=path, message=cause[0], hint=cause[1])
-        elif option.name in given:
-            message = f"{option.flag} is also set as {given[option.name].key} among the options; which one wins is up to the server"
-            yield OptionProblem(path=path, message=message, hint="keep one of them", warning=True)
+            if not is_value:
+                yield from _doubtful(vocabulary, path, word)
+        else:
+            yield from _known(vocabulary, path, word, given=given, refused=refused, found=found)
+        takes = found is not None and found[1].kind is not Kind.SWITCH
+        is_value = (
+            takes and not is_value and vocabulary.syntax is Syntax.LLAMA
+        )  # where it is one whatever it looks like
+
+
+def _known(
+    vocabulary: Vocabulary,
+    path: tuple[str | int, ...],
+    word: str,
+    *,
+    given: Mapping[str, Given],
+    refused: Mapping[str, str],
+    found: tuple[str, Option, bool],
+) -> Iterator[OptionProblem]:
+    """What is wrong with a raw argument that is one of the server's flags, in whatever spelling."""
+    flag, option, _ = found
+    cause = _cannot_be_set(vocabulary, option, refused, written=flag)
+    written = _FLAG_LIKE.match(word)
+    short = f" ({written[0]} is read as {flag})" if written is not None and by_another_name(written[0], flag) else ""
+    if option.name in ("host", "port"):
+        hint = f"set {option.name} among the options" + (" or for the instance" if option.name == "port" else "")
+        yield OptionProblem(path=path, message=f"{option.flag} is llamactl's to give{short}", hint=hint)
+    elif cause is not None:
+        yield OptionProblem(path=path, message=cause[0] + short, hint=cause[1])
+    elif short and (gone := vocabulary.gone_flag(word.partition("=")[0])) is not None:
+        message = f"{lacks(vocabulary, written[0] if written else flag, gone)}{short}"
+        yield OptionProblem(path=path, message=message, hint=gone.hint, warning=True)
+    elif option.name in given:
+        message = f"{option.flag} is also set as {given[option.name].key} among the options; which one wins is up to the server"
+        yield OptionProblem(path=path, message=message + short, hint="keep one of them", warning=True)
+    elif re.match(r"\S+\s", word.partition("=")[0]):
+        message = f"{option.flag} and its value are one argument here, which {vocabulary.program} does not take apart"
+        yield OptionProblem(path=path, message=message, hint="write them as two items", warning=True)
+
+
+def by_another_name(written: str, flag: str) -> bool:
+    """Whether a flag was not written in full; dashes and underscores are one."""
+    return written.replace("_", "-") != flag.replace("_", "-")
+
+
+def _doubtful(vocabulary: Vocabulary, path: tuple[str | int, ...], word: str) -> Iterator[OptionProblem]:
+    """A flag that the server had once, or that is a slip away from one it has. Any other may be newer than what is known here."""
+    name = word.partition("=")[0]
+    written = flag_named(name)
+    if written != name or not name.startswith("--"):  # no flag, or one that a message may not repeat
+        return
+    gone = vocabulary.gone_flag(name)
+    if gone is not None:
+        yield OptionProblem(path=path, message=lacks(vocabulary, name, gone), hint=gone.hint, warning=True)
+        return
+    near = vocabulary.nearest_flag(name)
+    if near is not None and SequenceMatcher(None, name.replace("_", "-").lower(), near).ratio() >= _SLIP:
+        message = f"{vocabulary.program} {vocabulary.version} has no option {name}"
+        meant = vocabulary.by_flag(near)
+        secret = (
+            _cannot_be_set(vocabulary, meant[0], {}, written=near) if meant is not None and meant[0].secret else None
+        )
+        hint = f"did you mean {near}?" if secret is None else secret[1]
+        yield OptionProblem(path=path, message=message, hint=hint, warning=secret is None)
 
 
 def split_executable(text: str) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from difflib import get_close_matches
 
 from pydantic import JsonValue
 
+from reconciler.backends._sizes import FACTORS
 from reconciler.backends._vocabulary import Kind, Option, Type
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT])(?:i?[bB])?")
-_POWER = {"k": 1, "m": 2, "g": 3, "t": 4}
 _GROUPED = re.compile(r"\d{1,3}(?:[,_ ]\d{3})+")
 _NEARLY_JSON = (("'", "JSON wants double quotes"), ("True", "JSON writes true"), ("None", "JSON writes null"))
 
@@ -83,7 +83,7 @@ def _number_text(option: Option, text: str) -> str | None:
         short = size[1] + size[2].lower()
         if option.pattern is not None and re.fullmatch(option.pattern, short):
             return f"write {short}"
-        return f"write {int(float(size[1]) * 1024 ** _POWER[size[2].lower()])}"
+        return f"write {int(float(size[1]) * FACTORS[size[2].upper()])}"
     if _GROUPED.fullmatch(text):
         return f"write {re.sub(r'[,_ ]', '', text)}"
     if option.type is Type.FLOAT and (percent := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text)):

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 
 from pydantic import JsonValue
 
+from reconciler.backends._sizes import FACTORS, parts
 from reconciler.backends._values import decode_json
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{")
 _WHOLE = re.compile(r"[+-]?\d+(?:_\d+)*")
-_HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
-_HUMAN_FACTOR = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _LONGEST_NUMBER = 19
 """Characters of a number with a suffix: any that a server can use is shorter."""
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
@@ -98,10 +97,10 @@ def loose_json(text: str) -> JsonValue:
         return value
     if _WHOLE.fullmatch(text) and len(text) <= _LONGEST_NUMBER:
         return int(text)
-    human = _HUMAN.fullmatch(text)
+    human = parts(text)
     if human is None or len(text) > _LONGEST_NUMBER:
         return text
-    number, suffix = human.groups()
+    number, suffix = human
     if suffix.isupper():
-        return int(number) * _HUMAN_FACTOR[suffix] if number.isdigit() else text
-    return int(float(number) * _HUMAN_FACTOR[suffix])
+        return int(number) * FACTORS[suffix] if number.isdigit() else text
+    return int(float(number) * FACTORS[suffix])

@@ -11,6 +11,8 @@ _COMPARED = 12
 _LONGEST = 80
 """Characters; no flag of any server has more than 60."""
 _CUTOFF = 0.6
+_SLIP = 0.86
+"""Likeness from which on nothing but a slip lies between two names."""
 
 Index = Mapping[str, tuple[str, ...]]
 """Names by each pair of letters in them."""
@@ -33,6 +35,24 @@ def nearest(wanted: str, known: Index) -> str | None:
     best = sorted(shared, key=lambda name: (-2 * shared[name] / (len(name) + len(wanted)), name))[:_COMPARED]
     close = get_close_matches(wanted, best, n=1, cutoff=_CUTOFF)
     return close[0] if close else None
+
+
+def nearest_key(wanted: str, keys: Iterable[str]) -> str | None:
+    """The key that differs by a slip; else one that begins so, holds these words, or is the beginning; else the most alike."""
+    keys = tuple(keys)
+    slip = get_close_matches(wanted, keys, n=1, cutoff=_SLIP)
+    if slip:
+        return slip[0]
+    words = [word for word in wanted.split("_") if len(word) > 1] or [wanted]
+    start = "_".join(words)
+    begins = [key for key in keys if len(start) > 2 and key.startswith(start)]
+    holds = [key for key in keys if all(any(part.startswith(word) for part in key.split("_")) for word in words)]
+    if len(start) > 2 and (begins or holds):
+        return min(begins or holds, key=len)
+    begun = [key for key in keys if len(key) > 2 and wanted.startswith(key + "_")]
+    if begun:
+        return max(begun, key=len)
+    return next(iter(get_close_matches(wanted, keys, n=1, cutoff=_CUTOFF)), None)
 
 
 def _pairs(name: str) -> set[str]:

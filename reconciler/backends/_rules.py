@@ -6,19 +6,15 @@ chooses by itself, a text that only it reads, an option that ``extra_args`` may 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from pydantic import JsonValue
 
 from reconciler.backends._flags import OPTIONS, Given
+from reconciler.backends._sizes import FACTORS, parts
 from reconciler.backends._values import FALSE_TEXTS, TRUE_TEXTS, decode_json
 from reconciler.backends._vocabulary import Kind, Option, Rule, Vocabulary
 from reconciler.core.contracts import OptionProblem
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
-_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def named(word: str) -> str:
@@ -33,9 +29,9 @@ def number_of(option: Option, value: JsonValue) -> float | None:
         return None
     if not isinstance(value, str):
         return value
-    size = _SIZE.fullmatch(value) if option.pattern is not None else None
+    size = parts(value) if option.pattern is not None else None
     if size is not None:
-        return float(size[1]) * {**_DECIMAL, **_BINARY}[size[2]]
+        return float(size[0]) * FACTORS[size[1]]
     try:
         return float(value)
     except ValueError:
@@ -48,12 +44,11 @@ class Facts:
     def __init__(self, vocabulary: Vocabulary, given: Mapping[str, Given], extra_args: Sequence[str]) -> None:
         self.vocabulary = vocabulary
         self.given = given
-        self._raw = {named(word) for word in extra_args if word.startswith("-")}
+        self._raw = {hit[1].name for word in extra_args if (hit := vocabulary.meant(word)) is not None}
 
     def raw(self, name: str) -> bool:
         """Whether ``extra_args`` speak of it, so that nothing is known of its value."""
-        option = self.vocabulary[name.partition(".")[0]]
-        return not self._raw.isdisjoint((*option.flags, *option.negative))
+        return self.vocabulary[name.partition(".")[0]].name in self._raw
 
     def value(self, name: str) -> JsonValue:
         """An option's value, or that of a key within a JSON option (``a.b``): as given, else the server's default."""

@@ -168,7 +168,7 @@ def _limits(option: Option) -> Schema:
         "exclusiveMinimum": option.above,
         "exclusiveMaximum": option.below,
     }
-    return {name: value for name, value in limits.items() if value is not None}
+    return {name: value for name, value in limits.items() if value is not None and not option.doubted}
 
 
 def _choices(option: Option) -> Schema:

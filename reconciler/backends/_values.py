@@ -89,7 +89,7 @@ def _limits(option: Option) -> str:
 
 def _within(option: Option, number: float) -> bool:
     """Whether the server takes a number of this worth."""
-    return not (
+    return option.doubted or not (
         (option.minimum is not None and number < option.minimum)
         or (option.maximum is not None and number > option.maximum)
         or (option.above is not None and number <= option.above)

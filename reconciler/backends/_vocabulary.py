@@ -329,7 +329,8 @@ def script(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _packaged(name: str) -> Mapping[str, Any] | None:
+def packaged_json(name: str) -> Mapping[str, Any] | None:
+    """A file of ``vocabulary/`` by its name without the ending, read once: a kind's table or its notes; None where there is none."""
     file = resources.files("reconciler.backends") / "vocabulary" / f"{name}.json"
     data: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return data
@@ -363,10 +364,10 @@ _LONGEST_SHORT = 4
 @lru_cache(maxsize=8)
 def load(backend: str) -> Vocabulary:
     """The packaged vocabulary of a backend, read once; KeyError for a backend without one."""
-    table = _packaged(backend)
+    table = packaged_json(backend)
     if table is None:
         raise KeyError(backend)
-    return Vocabulary.from_json(merged(table, _packaged(f"{backend}.notes") or NO_NOTES))
+    return Vocabulary.from_json(merged(table, packaged_json(f"{backend}.notes") or NO_NOTES))
 
 
 def from_table(table: Mapping[str, object]) -> Vocabulary:
@@ -379,8 +380,8 @@ def from_table(table: Mapping[str, object]) -> Vocabulary:
         if len(_BUILT) >= _MOST_BUILT:
             _BUILT.clear()
         backend = str(table["backend"])
-        notes = _packaged(f"{backend}.notes") or NO_NOTES
-        known = _BUILT[id(table)] = (table, Vocabulary.from_json(merged(table, notes, _packaged(backend))))
+        notes = packaged_json(f"{backend}.notes") or NO_NOTES
+        known = _BUILT[id(table)] = (table, Vocabulary.from_json(merged(table, notes, packaged_json(backend))))
     return known[1]
 
 

@@ -9,12 +9,14 @@ from reconciler.backends._base import VocabularyBackend
 from reconciler.backends._flags import OPTIONS, Given
 from reconciler.backends._reading import QUIET
 from reconciler.backends._reading_help import read_help
-from reconciler.backends._vocabulary import Syntax
+from reconciler.backends._vocabulary import Syntax, Vocabulary
 from reconciler.backends._wrappers import Program
 from reconciler.core.contracts import OptionProblem, OptionSource, OptionTable
 from reconciler.core.spec import BackendsSpec, InstanceSpec
 
-SOURCES = ("model", "model_url", "docker_repo", "hf_repo", "models_dir", "models_preset")
+ROUTER = ("models_dir", "models_preset")
+"""Options of a server that can be a router of several models: it is one when it is given no model."""
+SOURCES = ("model", "model_url", "docker_repo", "hf_repo", *ROUTER)
 """Options that say where a model is; a preset (``gpt_oss_20b_default``) does too."""
 _PRESET = re.compile(r".*_(?:default|spec)")
 
@@ -57,20 +59,31 @@ class LlamaCpp(VocabularyBackend):
         """The table in its help text; Rejected when it lists no options."""
         return read_help(output, backend=self.kind, program="llama-server", syntax=Syntax.LLAMA)
 
-    def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
-        """Without a source of models the server has nothing to serve."""
-        options = [option for option in self.vocabulary if option.name in SOURCES or _is_preset(option.name)]
+    def own_rules(
+        self,
+        vocabulary: Vocabulary,
+        spec: InstanceSpec,
+        *,
+        given: Mapping[str, Given],
+        environment: Mapping[str, str | None],
+    ) -> Iterator[OptionProblem]:
+        """Without a source of models the server is a router, from the version on that is one, and does not start before."""
+        options = [option for option in vocabulary if option.name in SOURCES or _is_preset(option.name)]
         flags = {flag for option in options for flag in option.flags}
         variables = {option.env for option in options if option.env is not None}
         if (
             not any(given[option.name].value not in ("", False) for option in options if option.name in given)
             and flags.isdisjoint(word.partition("=")[0] for word in spec.extra_args)
-            and variables.isdisjoint(spec.environment)
+            and variables.isdisjoint(name for name, value in environment.items() if value)
         ):
+            routes = any(option.name in ROUTER for option in options)
             yield OptionProblem(
                 path=(OPTIONS,),
-                message="a llama_cpp instance needs a model",
-                hint="add model: FILE.gguf, hf_repo: USER/MODEL, or models_dir: FOLDER",
+                message="without a model llama-server runs as a router and loads what requests name"
+                if routes
+                else "a llama_cpp instance needs a model",
+                hint="add model: FILE.gguf or hf_repo: USER/MODEL" + (", or models_dir: FOLDER" if routes else ""),
+                warning=routes,
             )
 
 

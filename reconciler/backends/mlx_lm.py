@@ -13,7 +13,7 @@ from reconciler.backends._base import VocabularyBackend, health_verdict
 from reconciler.backends._flags import OPTIONS, Given
 from reconciler.backends._reading import QUIET
 from reconciler.backends._reading_argparse import read_argparse, source
-from reconciler.backends._vocabulary import Syntax
+from reconciler.backends._vocabulary import Syntax, Vocabulary
 from reconciler.backends._wrappers import Program
 from reconciler.core.contracts import OptionProblem, OptionSource, OptionTable, Probe, Verdict
 from reconciler.core.spec import BackendsSpec, InstanceSpec
@@ -78,7 +78,14 @@ class MlxLm(VocabularyBackend):
         """The table in what the script printed; Rejected when it is not there."""
         return read_argparse(output, backend=self.kind, program="mlx_lm.server", syntax=Syntax.ARGPARSE)
 
-    def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
+    def own_rules(
+        self,
+        vocabulary: Vocabulary,
+        spec: InstanceSpec,
+        *,
+        given: Mapping[str, Given],
+        environment: Mapping[str, str | None],
+    ) -> Iterator[OptionProblem]:
         """Without a model the server starts and has nothing to answer with."""
         if "model" not in given and not any(word.partition("=")[0] == "--model" for word in spec.extra_args):
             yield OptionProblem(

@@ -88,7 +88,14 @@ class Vllm(VocabularyBackend):
             output, backend=self.kind, program="vllm serve", syntax=Syntax.VLLM, positional={"model_tag": "model"}
         )
 
-    def own_rules(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
+    def own_rules(
+        self,
+        vocabulary: Vocabulary,
+        spec: InstanceSpec,
+        *,
+        given: Mapping[str, Given],
+        environment: Mapping[str, str | None],
+    ) -> Iterator[OptionProblem]:
         """A model is needed; it is a bare word, so it cannot begin with a dash."""
         model = given["model"].value if "model" in given else None
         if model == "" or ("model" not in given and not any(named(word) == "--model" for word in spec.extra_args)):
@@ -99,7 +106,7 @@ class Vllm(VocabularyBackend):
             yield OptionProblem(
                 path=(OPTIONS, given["model"].key), message=message, hint="write ./ before a folder's name"
             )
-        yield from self._parallel(spec, given)
+        yield from self._parallel(spec, given, environment=environment)
         if "config" in given:
             yield OptionProblem(
                 path=(OPTIONS, given["config"].key),
@@ -109,10 +116,12 @@ class Vllm(VocabularyBackend):
                 on_key=True,
             )
 
-    def _parallel(self, spec: InstanceSpec, given: Mapping[str, Given]) -> Iterator[OptionProblem]:
+    def _parallel(
+        self, spec: InstanceSpec, given: Mapping[str, Given], *, environment: Mapping[str, str | None]
+    ) -> Iterator[OptionProblem]:
         """Parallel sizes against the GPUs that the declared environment shows; silent where other hosts may have the rest."""
         facts = Facts(self.vocabulary, given, spec.extra_args)
-        shown = visible_devices(spec.environment)
+        shown = visible_devices(environment)
         spread = facts.value("distributed_executor_backend") not in (None, "mp", "uni")
         if shown is None or spread or facts.number("nnodes") != 1 or facts.value("data_parallel_backend") != "mp":
             return

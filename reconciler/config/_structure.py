@@ -5,6 +5,8 @@ Only shapes: known keys, types, ranges. An expanded ``${VAR}`` is read as a numb
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +24,8 @@ from reconciler.config.schema import structure_schema
 from reconciler.core.contracts import Backend
 from reconciler.core.spec import BackendsSpec
 
+_PLAIN_ITEM = re.compile(r"--?[A-Za-z][\w.=/-]*|[A-Za-z/][\w./-]*")
+"""Words that mean themselves in a YAML list; any other is quoted, so that it stays text."""
 _NAME_RULE = "letters, digits, `.`, `_` and `-`, up to 63, first a letter or digit"
 
 
@@ -165,6 +169,15 @@ def _shape_cure(path: Path) -> str | None:
             return None
 
 
+def _items(text: str) -> Iterable[str]:
+    """The words of a text as items of a YAML list in brackets."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = [text]
+    return (word if _PLAIN_ITEM.fullmatch(word) else f"'{word.replace(chr(39), chr(39) * 2)}'" for word in words)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Translator:
     """One per check; ``faulty`` grows."""
@@ -268,5 +281,5 @@ class _Translator:
         if "number" in expected and text.strip().lstrip("+-").replace(".", "", 1).isdigit():
             return "remove the quotes"
         if expected == "a list" and not secret and len(text) <= 60:
-            return f"write [{text}]"
+            return f"write [{', '.join(_items(text))}]"
         return None

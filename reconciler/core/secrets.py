@@ -9,12 +9,16 @@ _WORD = (
     r"(?:[\w-]*api[_-]?keys?|[\w-]*token|[\w-]*secret|[\w-]*passw(?:or)?d|[\w-]*passphrase|[\w-]*credentials?"
     r"|[\w-]*[_-]key|key)"
 )
-_NAME = re.compile(_WORD, re.IGNORECASE)
-_FLAG = re.compile(rf"--?{_WORD}", re.IGNORECASE)
+_SHORTENED = r"(?:api[_-]ke?|hf[_-]to?k?e?|hft)"
+"""Flags as a server also takes them, cut short or as its short form: no name of a setting."""
+_ELSEWHERE = r"(?:[\w-]*(?:secret|passw)[\w-]*(?<!file)(?<!path)(?<!dir)|[\w-]*[_-](?:pass|pat|pwd|auth|bearer|jwt))"
+"""Further names of settings and variables; as words of a text they may be prose."""
+_NAME = re.compile(rf"{_WORD}|{_ELSEWHERE}", re.IGNORECASE)
+_FLAG = re.compile(rf"--?(?:{_WORD}|{_SHORTENED})", re.IGNORECASE)
 _USERINFO = r"://[^\s/@:]*:(?P<password>[^\s/@]+)(?=@)"
 _VALUE = r"""(?P<{0}>"[^"]*"?|'[^']*'?|[^\s"',\]}}]+)"""
-_ASSIGNED = rf"(?<![\w-])-{{0,2}}{_WORD}=" + _VALUE.format("assigned")
-_FOLLOWING = rf"""(?<![\w-])--?{_WORD}(?:["']?\s*,\s*|["']?\s+)""" + _VALUE.format("following")
+_ASSIGNED = rf"(?<![\w-])(?:-{{0,2}}{_WORD}|--?{_SHORTENED})=" + _VALUE.format("assigned")
+_FOLLOWING = rf"""(?<![\w-])--?(?:{_WORD}|{_SHORTENED})(?:["']?\s*,\s*|["']?\s+)""" + _VALUE.format("following")
 _IN_MESSAGES = re.compile(rf"{_USERINFO}|{_ASSIGNED}", re.IGNORECASE)
 _IN_VALUES = re.compile(rf"{_USERINFO}|{_ASSIGNED}|{_FOLLOWING}", re.IGNORECASE)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 from pydantic import JsonValue
 
+from reconciler.backends._check import check_options
+from reconciler.backends._flags import render_options
 from reconciler.backends._merge import merged
 from reconciler.backends._rules import visible_devices
+from reconciler.backends._schema import options_schema
 from reconciler.backends._vocabulary import Vocabulary, load
+from reconciler.core.spec import BackendsSpec
 from tests.backends.broken import LLAMA_CPP, MLX_LM, VLLM, Broken
-from tests.backends.samples import check, errors
+from tests.backends.samples import backend, check, errors, spec
 
 EVERY = [
     (kind, case) for kind, cases in (("vllm", VLLM), ("llama_cpp", LLAMA_CPP), ("mlx_lm", MLX_LM)) for case in cases
@@ -49,10 +53,29 @@ def test_every_rule_of_every_vocabulary_has_an_example() -> None:
         ({"max_loras": 4, "max_cpu_loras": 2}, []),
         ({"enable_log_outputs": "false"}, []),
         ({"spec_tokens": 2, "speculative_config": "None"}, []),
+        ({"enable_auto_tool_choice": True}, ["--tool-call-pars=hermes"]),
+        ({"max_num_seqs": 64, "max_num_batched_tokens": 32}, ["--max_num_batched_tokens", "4096"]),
+        # a condition that extra_args may change: chunked prefill is what the rule about the batch depends on
+        (
+            {"enable_chunked_prefill": False, "max_model_len": 512, "max_num_batched_tokens": 256},
+            ["--enable-chunked-prefill"],
+        ),
     ],
 )
 def test_what_is_not_certain_is_not_told(options: dict[str, JsonValue], extra: list[str]) -> None:
     assert not errors(check("vllm", {"model": "m", **options}, extra_args=extra))
+
+
+@pytest.mark.parametrize(
+    ("options", "extra"),
+    [
+        ({"cache_type_v": "q8_0", "flash_attn": "off"}, ["-fa", "on"]),
+        ({"cache_type_v": "q8_0", "flash_attn": "off"}, ["-ctv", "f16"]),
+    ],
+)
+def test_a_value_that_extra_args_may_change_breaks_no_rule(options: dict[str, JsonValue], extra: list[str]) -> None:
+    assert len(errors(check("llama_cpp", {"model": "m", **options}))) == 1
+    assert not errors(check("llama_cpp", {"model": "m", **options}, extra_args=extra))
 
 
 def test_a_rule_is_silent_about_a_value_that_is_itself_wrong() -> None:
@@ -73,6 +96,27 @@ def test_another_version_is_only_warned_by_the_rules_of_this_one() -> None:
     assert Vocabulary.from_json(merged(lacking, notes)).rules == (), (
         "a rule about an option that is not there is left out"
     )
+
+
+def test_the_limits_of_this_version_only_warn_another() -> None:
+    number = {"name": "a", "flags": ["--a"], "kind": "value", "type": "float"}
+    own_limit = {"name": "b", "flags": ["--b"], "kind": "value", "type": "int", "minimum": 3}
+    table = {"backend": "x", "version": "2", "program": "x", "syntax": "vllm", "options": [number, own_limit]}
+    notes = {"options": {"a": {"above": 0, "maximum": 1}, "b": {"minimum": 5}}, "gone": {}, "rules": []}
+    vocabularies = [
+        Vocabulary.from_json(merged(table, notes, packaged))
+        for packaged in (None, {**table}, {**table, "version": "1"})
+    ]
+    for vocabulary, warned in zip(vocabularies, (False, False, True), strict=True):
+        instance = spec("vllm", {"a": 50})
+        _, (problem,) = check_options(vocabulary, instance, allow_hosts=frozenset(), refused={})
+        assert (problem.warning, problem.message) == (warned, "a takes a number above 0 and at most 1, not 50")
+        _, (wrong,) = check_options(vocabulary, spec("vllm", {"a": "x"}), allow_hosts=frozenset(), refused={})
+        assert not wrong.warning, "what is no number at all is refused by any version"
+        _, (low,) = check_options(vocabulary, spec("vllm", {"b": 2}), allow_hosts=frozenset(), refused={})
+        assert not low.warning, "what the program itself told holds"
+        assert ("maximum" in str(options_schema(vocabulary, frozenset()))) is not warned
+    assert render_options(vocabularies[2], {"a": 50}) == ("--a", "50")
 
 
 GPUS = {"CUDA_VISIBLE_DEVICES": "0,1"}
@@ -106,6 +150,22 @@ def test_parallel_sizes_fit_the_gpus_that_are_shown(
     if wants is not None:
         assert f"wants {wants} GPUs" in problems[0].message
         assert problems[0].path == ("backend_options", next(iter(options)))
+
+
+@pytest.mark.parametrize(
+    ("instance", "section", "wants"),
+    [
+        ({}, GPUS, True),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, GPUS, False),
+        ({"CUDA_VISIBLE_DEVICES": None}, GPUS, False),
+        (GPUS, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, True),
+    ],
+)
+def test_the_gpus_are_those_that_the_process_is_shown(
+    instance: dict[str, str | None], section: dict[str, str], wants: bool
+) -> None:
+    one = spec("vllm", {"model": "m", "tensor_parallel_size": 4}, environment=instance)
+    assert len(backend("vllm").check(one, backends=BackendsSpec(environment=section))) == wants
 
 
 def test_only_a_plain_list_of_devices_is_counted() -> None:

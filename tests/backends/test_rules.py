@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import resources
 
 import pytest
 from pydantic import JsonValue
@@ -142,8 +143,22 @@ def test_a_llama_instance_needs_a_source_of_models(options: dict[str, JsonValue]
     assert not errors(check("llama_cpp", options, **settings))
     empty: list[dict[str, JsonValue]] = [{}, {"model": ""}, {"gpt_oss_20b_default": False}]
     for nothing in empty:
-        (problem,) = errors(check("llama_cpp", nothing))
+        (problem,) = check("llama_cpp", nothing)
         assert problem.path == ("backend_options",)
+        assert problem.warning
+        assert "router" in problem.message, "which is what the server of today is then"
+
+
+def test_a_llama_server_that_is_no_router_needs_a_model() -> None:
+    table = json.loads(resources.files("reconciler.backends").joinpath("vocabulary/llama_cpp.json").read_text())
+    table["options"] = [one for one in table["options"] if one["name"] not in ("models_dir", "models_preset")]
+    older = backend("llama_cpp").informed(lambda _: table)
+    (problem,) = older.check(spec("llama_cpp", {}))
+    assert not problem.warning
+    assert problem.message == "a llama_cpp instance needs a model"
+    (section,) = older.check(spec("llama_cpp", {}), backends=BackendsSpec(environment={"LLAMA_ARG_CTX_SIZE": "1"}))
+    assert section.message == problem.message
+    assert older.check(spec("llama_cpp", {}), backends=BackendsSpec(environment={"LLAMA_ARG_MODEL": "m"})) == ()
 
 
 def test_mlx_without_a_model_warns() -> None:
