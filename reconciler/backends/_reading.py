@@ -107,7 +107,7 @@ def reject(program: str, reason: str, output: str) -> NoReturn:
     raise Rejected(
         Problem(
             message=f"cannot read the options of {program}: {why}" + (f"; it printed: {printed}" if printed else ""),
-            hint=f"run {program} --help by hand, and give its path as the executable; until then the packaged options are used",
+            hint="see with --help, by hand, that it is the right program; until then the packaged options are used",
         )
     )
 

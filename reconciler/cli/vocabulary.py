@@ -7,6 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,11 @@ def vocabulary(
     try:
         read = known.read(kind, words, refresh=refresh, declared=declared, tell=note)
     except Rejected as rejected:
-        raise _failure(rejected.problems[0]) from None
+        problem = rejected.problems[0]
+        if executable is None:
+            problem = probe.with_place(problem, known.backends[kind])
+            problem = replace(problem, hint=f"{problem.hint}, this command as --executable")
+        raise _failure(problem) from None
     _tell(read, known, time.monotonic() - began)
     if output == "json":
         print_json(dict(read.table))  # type: ignore[arg-type]  # it came from JSON
@@ -112,7 +117,7 @@ def sentence(problem: Problem) -> str:
 
 
 def _tell(read: Reading, known: Installed, seconds: float) -> None:
-    from reconciler.installed.known import packaged_table
+    from reconciler.backends._vocabulary import packaged_json
     from reconciler.installed.probe import shortcomings
 
     note(source_of(read))
@@ -123,7 +128,7 @@ def _tell(read: Reading, known: Installed, seconds: float) -> None:
         note(text)
     if known.unreadable is not None:
         note(known.unreadable)
-    packaged = packaged_table(read.kind)
+    packaged = packaged_json(read.kind)
     if packaged is not None:
         for line in differences(packaged, read.table):
             note(line)

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 from reconciler.backends import discover
@@ -75,13 +74,6 @@ class Reading:
 def label_of(table: OptionTable) -> str:
     """Name and version of the server whose options these are."""
     return f"{table.get('program') or table.get('backend')} {table.get('version')}"
-
-
-def packaged_table(kind: str) -> OptionTable | None:
-    """The table that comes with llamactl; None for a backend without one."""
-    file = resources.files("reconciler.backends") / "vocabulary" / f"{kind}.json"
-    table: OptionTable | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return table
 
 
 class Installed:
@@ -241,7 +233,7 @@ class Installed:
             site = reading.site_of(program, distribution, self._environ)
             identity = programs.identify(program, distribution, site)
         output = reading.ask(program, option_source, self._environ, declared=declared)
-        table = _table(backend, program, output)
+        table = _table(backend, program, option_source, output)
         if programs.identify(program, distribution, site) != identity:
             hint = "try again when its installation is over"
             raise Rejected(Problem(message=f"{program.path} changed while it was read", hint=hint, code=reading.FAILED))
@@ -296,18 +288,19 @@ def _refusal(backend: Backend, table: OptionTable) -> str | None:
     return None
 
 
-def _table(backend: Backend, program: Program, output: str) -> OptionTable:
+def _table(backend: Backend, program: Program, option_source: OptionSource, output: str) -> OptionTable:
     """What the program printed, understood, as plain data; Rejected when it is nothing of the kind."""
+    run = shlex.join((*program.command, *(option_source.arguments or ("--help",))))
+    hint = f"run `{run}` by hand and see that it is the right program; until then the packaged options are used"
     try:
         table: OptionTable = json.loads(json.dumps(backend.read_options(output)))
     except Rejected as rejected:
         told = "; ".join(problem.message for problem in rejected.problems)
-        hint = next((problem.hint for problem in rejected.problems if problem.hint), "see that it is the right program")
         message = f"cannot understand what {program.path} told of its options: {told}"
         raise Rejected(Problem(message=message, hint=hint, code=reading.FAILED)) from None
     if (reason := _refusal(backend, table)) is not None:
         message = f"cannot use what {program.path} told of its options: {reason}"
-        raise Rejected(Problem(message=message, hint="see that it is the right program", code=reading.FAILED))
+        raise Rejected(Problem(message=message, hint=hint, code=reading.FAILED))
     return table
 
 

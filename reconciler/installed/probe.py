@@ -6,7 +6,7 @@ A file can name options that only the installed version knows, so its programs a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,6 +87,15 @@ def _words(backend: Backend, spec: InstanceSpec | None, section: BackendsSpec) -
         return None
 
 
+def with_place(problem: Problem, backend: Backend) -> Problem:
+    """The same about a kind's default program, with where another one is named: a setting and a variable."""
+    for variable, (section, setting) in load.OVERRIDES.items():
+        if section == "backends" and backend.executable(None, BackendsSpec.model_validate({setting: "/"})) == ("/",):
+            named = f"the file names it as `{section}.{setting}`, the environment as {variable}"
+            return replace(problem, hint=named if problem.hint is None else f"{problem.hint}; {named}")
+    return problem
+
+
 class _Probed:
     """A backend that reads the options of each program before it checks an instance that runs it."""
 
@@ -109,10 +118,10 @@ class _Probed:
         found = self._backend.check(spec, backends=backends, allow_hosts=allow_hosts)
         if failed is None:
             return found
-        where = "executable" if spec.executable is not None else None
-        says = "" if where else " (the program of the backends section, of its variable, or the default)"
-        path = (where,) if where else ()
-        return (OptionProblem(path=path, message=failed.message + says, hint=failed.hint, on_key=not where), *found)
+        if spec.executable is not None:
+            return (OptionProblem(path=("executable",), message=failed.message, hint=failed.hint), *found)
+        failed = with_place(failed, self._backend)
+        return (OptionProblem(path=(), message=failed.message, hint=failed.hint, on_key=True), *found)
 
     def _read(self, words: tuple[str, ...], spec: InstanceSpec, section: BackendsSpec) -> Problem | None:
         if words not in self._failed:
@@ -171,5 +180,5 @@ def read_default_programs(section: BackendsSpec, installed: Installed, tell: Say
             if words is not None:
                 results[kind] = installed.read(kind, words, declared=section.environment, tell=tell)
         except Rejected as rejected:
-            results[kind] = rejected.problems[0]
+            results[kind] = with_place(rejected.problems[0], installed.backends[kind])
     return results

@@ -288,7 +288,7 @@ def test_a_program_that_cannot_be_asked_says_why(before: str, reason: str) -> No
     with pytest.raises(Rejected) as caught:
         read_argparse(done.stdout, backend="fake", program="fake serve", syntax="argparse")
     assert f"cannot read the options of fake serve: it failed: {reason}" in str(caught.value)
-    assert "--help by hand" in str(caught.value.problems[0].hint)
+    assert "with --help, by hand" in str(caught.value.problems[0].hint)
 
 
 @pytest.mark.parametrize(

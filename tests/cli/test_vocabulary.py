@@ -165,6 +165,31 @@ def test_what_cannot_be_read_has_its_exit_code(cli: Cli, tmp_path: Path, program
     assert not (tmp_path / "state").exists()
 
 
+def test_a_program_that_is_not_there_is_told_with_where_to_name_another(
+    cli: Cli, file: Path, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    names = {"vllm": ("vllm", "VLLM"), "llama-cpp": ("llama", "LLAMA"), "mlx": ("mlx_lm", "MLX_LM")}
+    for route, (setting, variable) in names.items():
+        said = cli("vocabulary", route).err
+        place = (
+            f"the file names it as `backends.{setting}_executable`, the environment as LLAMACTL_{variable}_EXECUTABLE"
+        )
+        assert f"{place}, this command as --executable" in said
+    program.unlink()
+    assert "`backends.llama_executable`, the environment as LLAMACTL_LLAMA" in cli("validate", "--probe", str(file)).out
+    assert "`backends.vllm_executable`, the environment as LLAMACTL_VLLM" in cli("schema", "--installed").err
+    assert "backends." not in cli("vocabulary", "vllm", "--executable", "/no/such").err
+
+
+def test_what_was_run_is_what_a_person_is_told_to_run(cli: Cli, tmp_path: Path) -> None:
+    other = script(tmp_path / "other", "#!/bin/sh\necho usage\n")
+    said = cli("vocabulary", "llama-cpp", "--executable", f"{other} 60").err
+    assert f"run `{other} 60 --help` by hand" in said
+    assert "run llama-server" not in said
+
+
 def test_what_cannot_be_kept_still_counts_for_this_run(
     cli: Cli, program: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

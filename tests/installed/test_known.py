@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.backends._vocabulary import packaged_json
 from reconciler.core.errors import Rejected
 from reconciler.host import reading, tables
 from reconciler.host.programs import NOT_FOUND, OPAQUE
-from reconciler.installed.known import Installed, packaged_table
+from reconciler.installed.known import Installed
 from tests.host.installs import Environment, llama_server, mlx_server, runs_of, script
 
 KIND = "llama_cpp"
@@ -201,8 +202,8 @@ def test_kinds_are_found_by_their_routes_and_only_where_options_can_be_read(tmp_
     assert {known.kind_of(name) for name in ("llama-cpp", "llama_cpp")} == {KIND}
     assert known.kind_of("mlx") == known.kind_of("mlx-lm") == "mlx_lm"
     assert [known.kind_of(name) for name in ("custom", "external", "simulator", "")] == [None] * 4
-    assert all(packaged_table(kind) for kind in known.readable())
-    assert packaged_table("custom") is None
+    assert all(packaged_json(kind) for kind in known.readable())
+    assert packaged_json("custom") is None
 
 
 def test_a_pasted_command_is_read_by_the_options_of_the_program_that_it_names(tmp_path: Path) -> None:
