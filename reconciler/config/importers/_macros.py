@@ -34,6 +34,10 @@ class Macros:
     """What may be put in, by name."""
 
     values: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where each stands in the file: ``models.qwen.macros.ctx``."""
+    used: set[str] = field(default_factory=set)
+    """Places of those that were put in somewhere; shared by everything that is made from these."""
 
     def with_section(self, section: Section | None) -> Macros:
         """These and a ``macros:`` mapping, whose own win."""
@@ -47,11 +51,20 @@ class Macros:
                 section.lose(key, "a macro is a text, a number or a boolean")
             else:
                 own[key] = text
-        return Macros({**self.values, **own})
+        return Macros({**self.values, **own}, {**self.places, **{key: section.path(key) for key in own}}, self.used)
+
+    def tell_unused(self, section: Section | None) -> None:
+        """Report the macros of a section that were put in nowhere."""
+        if section is None:
+            return
+        told = {one.what for one in section.lost}
+        for key in section.table.entries:
+            if section.path(key) not in told and section.path(key) not in self.used:
+                section.lose(key, "nothing that was carried over uses this macro")
 
     def with_values(self, **values: str) -> Macros:
         """These and some more."""
-        return Macros({**self.values, **values})
+        return Macros({**self.values, **values}, self.places, self.used)
 
     def expand(self, text: str) -> str:
         """The text with every macro replaced, the port as :data:`PORT`, for :func:`as_text`.
@@ -75,6 +88,8 @@ class Macros:
             return PORT
         if name not in self.values:
             raise Undefined(f"the macro ${{{name}}} is not defined")
+        if name in self.places:
+            self.used.add(self.places[name])
         return self.values[name]
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, urlsplit
 
 from reconciler.config._tree import Table
+from reconciler.config.importers._carry import VARIABLE, Ledger, withheld
 from reconciler.config.importers._macros import PLACEHOLDER, Macros, Undefined, as_text
+from reconciler.config.importers._swap_words import (
+    program_names,
+    relative_paths,
+    uncommented,
+    with_placeholder,
+    without_port,
+    words_of,
+)
+from reconciler.config.importers._variables import Variables
 from reconciler.config.importers._walk import Section, scalar_text
 from reconciler.config.importers._words import Text, Unsayable, bare, command_line, file_text, joined, literal
 from reconciler.config.importers.contract import Draft, Lost, Understand, Unknown
@@ -18,12 +27,7 @@ from reconciler.core.spec import OptionValue
 
 HEALTH = "/health"
 """Where llama-swap looks for readiness unless it is told otherwise, as we do."""
-_BUILD = re.compile(
-    r"(.*/)?([A-Za-z][A-Za-z_.-]*?)[-_.](?:[0-9a-f]{5,40}|b?[0-9][0-9.]*|latest|cuda|vulkan|rocm|cpu|metal)"
-)
-"""A program's name with a build behind it, as in ``llama-server-ec9e0301``."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_PORT_FLAG = re.compile(r"--?(?:[a-z]+[-_])*port", re.IGNORECASE)
 _REQUEST = "llamactl passes requests on as they are"
 _LISTING = "llamactl's /v1/models tells names only"
 REASONS: dict[str, tuple[str, str | None]] = {
@@ -31,11 +35,12 @@ REASONS: dict[str, tuple[str, str | None]] = {
     "capabilities": (_LISTING, None),
     "unlisted": ("/v1/models lists every instance that the key may use", "give the clients keys with `instances:`"),
     "concurrencyLimit": (
-        "llamactl does not limit the parallel requests of an instance",
+        "llamactl does not limit the parallel requests of an instance; llama-swap does, to 10 where it is 0",
         "use the server's own limit of parallel sequences",
     ),
     "sendLoadingState": ("llamactl puts no text of its own into a reply; a request waits silently for the start", None),
     "timeouts": ("the proxy's timeouts are not settings of an instance; streams have no total timeout", None),
+    "compat": ("websockets are not told apart from other requests", None),
     "cmdStop": (
         "llamactl stops a model by signals: one to its main process, then an end to every process that is left",
         "stop: {signal, grace} on the instance; a `docker run` in the foreground hands the signal on",
@@ -64,21 +69,33 @@ class Model:
     defaults: Defaults
     understand: Understand
     unknown: Unknown
+    variables: Variables
+    ledger: Ledger = field(init=False)
+    command: str | None = None
+    """The command line of a known server, as it was understood."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(lost=self.section.lost)
 
     def draft(self) -> Draft | None:
         """The draft, or None when the model cannot be carried over; either way the section has told of everything else."""
         section = self.section
-        self.macros = self.macros.with_section(section.section("macros")).with_values(MODEL_ID=self.name)
+        macros = section.section("macros")
+        self.macros = self.macros.with_section(macros).with_values(MODEL_ID=self.name)
         line = section.line()
         address = self._address()
         parsed, is_known = self._command(address)
         if parsed is None:
             for key in section.table.entries:
                 if key not in section.taken:
-                    section.lose(key, "its model could not be carried over")
+                    section.lose(key, "its model was left out")
             return None
-        body: dict[str, OptionValue] = parsed.instance()
-        options = dict(parsed.backend_options)
+        told, at = section.path("cmd"), section.line("cmd")
+        body: dict[str, OptionValue] = {
+            key: withheld(value, self.ledger, told, line=at) for key, value in parsed.instance().items()
+        }
+        before = body["backend_options"]
+        options = dict(before) if isinstance(before, dict) else {}
         self._health(options, is_known)
         self._model_name(options, is_known)
         body["backend_options"] = options
@@ -98,8 +115,18 @@ class Model:
         if aliases:
             body["aliases"] = list(dict.fromkeys(alias for alias in aliases if alias != self.name))
         self._without_effect()
+        self.macros.tell_unused(macros)
         section.rest(REASONS)
-        return Draft(name=self.name, body=body, line=line)
+        return Draft(name=self.name, body=body, line=line, where=section.where, lines=self._lines())
+
+    def _lines(self) -> dict[tuple[str | int, ...], int]:
+        """Of the settings, by what they became."""
+        became = {
+            "cmd": ("backend_options", "extra_args", "executable"), "env": ("environment",), "aliases": ("aliases",),
+            "ttl": ("idle_timeout",), "unloadTimeout": ("stop",), "proxy": ("port",),
+        }  # fmt: skip
+        entries = self.section.table.entries
+        return {(ours,): self.section.line(key) for key, names in became.items() if key in entries for ours in names}
 
     def _text(self, key: str) -> Text | None:
         """A setting with its macros replaced; None when it is absent or cannot be said."""
@@ -148,27 +175,32 @@ class Model:
     def _command(self, address: SplitResult | None) -> tuple[ParsedCommand | None, bool]:
         """The command understood by a backend that knows it (True), or taken as it is (False); None when it is neither."""
         section = self.section
-        raw = section.text("cmd")
+        node = section.node("cmd")
+        raw = scalar_text(node) if node is not None else None
         if raw is None:
-            section.lose("cmd", "a model without a command cannot be started", "write cmd:")
+            why = "a text was expected here" if node is not None else "a model without a command cannot be started"
+            section.lose("cmd", f"the model was left out: {why}", "write cmd:")
             return None, False
         try:
-            words = _words(self.macros.expand(_uncommented(raw)))
+            words = words_of(self.macros.expand(uncommented(raw)))
             if not words:
                 raise Undefined("the command is empty")
             return self._understood(words, address)
         except (Undefined, Unsayable, ValueError) as problem:
-            section.lose("cmd", f"this command cannot be read: {problem}", getattr(problem, "cure", None))
+            why = f"the model was left out, because its command cannot be read: {problem}"
+            section.lose("cmd", why, getattr(problem, "cure", None))
         except Rejected as refusal:
             first = refusal.problems[0]
-            section.lose("cmd", f"this command cannot be carried over: {first.message}", first.hint)
+            section.lose("cmd", f"the model was left out: {first.message}", first.hint)
         return None, False
 
     def _understood(self, words: list[Text], address: SplitResult | None) -> tuple[ParsedCommand, bool]:
-        without_port = _without_port(words)
-        for program in _names(words[0]):
+        self._relative(words)
+        portless = without_port(words)
+        for program in program_names(words[0]):
             try:
-                parsed = self.understand(command_line([program, *without_port[1:]]))
+                command = command_line([program, *portless[1:]])
+                parsed = self.understand(command)
             except Rejected as refusal:
                 first = refusal.problems[0]
                 if first.code != NO_SERVER:
@@ -178,22 +210,28 @@ class Model:
             if PLACEHOLDER in repr(parsed):
                 break  # it needs the port in a place that only the whole command has
             self._told(parsed)
+            self.command = command
             if program != words[0]:
                 parsed = replace(parsed, executable=shlex.quote(file_text(words[0])))
                 why = f"{parsed.executable} was taken for a build of {file_text(program)}"
                 self.section.lose("cmd", why, "if it is another program, use backend_type: custom")
             return parsed, True
         if address is not None and address.port:
-            words = [_with_placeholder(words, at, str(address.port)) for at in range(len(words))]
+            words = [with_placeholder(words, at, str(address.port)) for at in range(len(words))]
         parsed = self.unknown(command_line(words))
         self._told(parsed)
         return parsed, False
 
     def _told(self, parsed: ParsedCommand) -> None:
-        line = self.section.line("cmd")
-        for warning in parsed.warnings:
-            told = re.sub(r"^\d+:\d+: ", "", warning)
-            self.section.lost.append(Lost(what=self.section.path("cmd"), why=told, line=line))
+        self.ledger.warnings(self.section.path("cmd"), parsed, line=self.section.line("cmd"))
+
+    def _relative(self, words: list[Text]) -> None:
+        found = relative_paths(words)
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            why = f"{found[0]}{more} is looked for from the folder that the daemon runs in"
+            cure = "write whole paths, or working_directory: with the folder that llama-swap ran in"
+            self.section.lose("cmd", why, cure)
 
     def _health(self, options: dict[str, OptionValue], is_known: bool) -> None:
         path = self._value("checkEndpoint")
@@ -238,15 +276,26 @@ class Model:
             raw = scalar_text(item) or ""
             name, equals, _ = raw.partition("=")
             try:
-                text = file_text(as_text(self.macros.expand(raw)))
+                text = as_text(self.macros.expand(raw))
+                first = text[0] if text and isinstance(text[0], str) else ""
+                name, equals, start = first.partition("=")
+                if not equals or not VARIABLE.fullmatch(name):
+                    self._item_lost("env", "an entry", "it is not NAME=value", item.place.line)
+                    continue
+                what = f"{self.section.path('env')}: {name}"
+                value = self.variables.carried(
+                    name,
+                    joined(literal(start), text[1:]),
+                    what,
+                    self.ledger,
+                    command=self.command,
+                    line=item.place.line,
+                )
             except (Undefined, Unsayable) as problem:
                 self._item_lost("env", name, str(problem), item.place.line)
                 continue
-            name, equals, value = text.partition("=")
-            if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                self._item_lost("env", "an entry", "it is not NAME=value", item.place.line)
-                continue
-            found[name] = value
+            if value is not None:
+                found[name] = value
         if isinstance(before, dict):
             found = {**found, **before}
         if found:
@@ -301,7 +350,6 @@ class Model:
     def _without_effect(self) -> None:
         """Settings given with the value that means nothing."""
         for key, nothing in (
-            ("concurrencyLimit", 0),
             ("unlisted", False),
             ("sendLoadingState", False),
             ("cmdStop", ""),
@@ -312,45 +360,6 @@ class Model:
 
 
 _FILTER_CURE = "set the server's own defaults for sampling, or let the clients send what they mean"
-
-
-def _uncommented(text: str) -> str:
-    """Without the lines that are comments; a macro named in one is none that is used."""
-    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-
-
-def _words(expanded: str) -> list[Text]:
-    """The command's words as llama-swap splits them: comment lines out, lines joined, quotes undone, no shell."""
-    joined_lines = " ".join(re.sub(r"\\\s*$", "", line) for line in _uncommented(expanded).splitlines())
-    return [as_text(word) for word in shlex.split(joined_lines)]
-
-
-def _without_port(words: list[Text]) -> list[Text]:
-    """The words less ``--port ${PORT}``, which is how it is here anyway."""
-    kept: list[Text] = []
-    for word in words:
-        said = bare(word) or ""
-        before = bare(kept[-1]) if kept else None
-        if said == PLACEHOLDER and before is not None and (_PORT_FLAG.fullmatch(before) or before == "-p"):
-            kept.pop()
-        elif not (said.endswith(f"={PLACEHOLDER}") and _PORT_FLAG.fullmatch(said.partition("=")[0])):
-            kept.append(word)
-    return kept
-
-
-def _names(first: Text) -> list[Text]:
-    """The program as it is called, then as it may be called without the build in its name."""
-    said = bare(first) or ""
-    found = _BUILD.fullmatch(said)
-    return [first] if found is None else [first, literal(found[2])]
-
-
-def _with_placeholder(words: list[Text], at: int, port: str) -> Text:
-    """A word with a fixed port given up for the one that is assigned: ``--port 9000``, ``--listen=:9000``, ``-p 9000:80``."""
-    said = bare(words[at])
-    if at == 0 or said is None:
-        return words[at]
-    return joined(literal(re.sub(rf"(^|[=:]){port}(?=$|:)", rf"\g<1>{PLACEHOLDER}", said, count=1)))
 
 
 def _mentions_port(options: dict[str, OptionValue]) -> bool:

@@ -6,9 +6,9 @@ An importer takes what it understands; everything else is reported by :meth:`Sec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from reconciler.config._parse import parse
+from reconciler.config._parse import EMPTY_MESSAGE, parse
 from reconciler.config._tree import Node, Scalar, Sequence, Table, scalars
 from reconciler.config.importers.contract import Lost
 from reconciler.core.errors import Rejected
@@ -119,12 +119,22 @@ def scalar_text(node: Node) -> str | None:
     return node.value if isinstance(node.value, str) else node.raw
 
 
-def read_table(data: bytes, name: str) -> tuple[Table, list[Lost]]:
+def read_table(data: bytes, name: str, *, wanted: str | None = None) -> tuple[Table, list[Lost]]:
     """A YAML or JSON file by the strict reader; Rejected for what cannot be read, duplicate keys included.
 
+    ``wanted`` says what such a file has, for one that is empty.
     Tags and keys that are no text are lost; scalars that only our own files cannot hold are not: their text is there.
     """
-    document = parse(data, name=name)
+    try:
+        document = parse(data, name=name)
+    except Rejected as refusal:  # its advice on an empty file is about our own files
+        problems = [
+            replace(problem, message="there is nothing in this file", hint=wanted)
+            if problem.message == EMPTY_MESSAGE
+            else problem
+            for problem in refusal.problems
+        ]
+        raise Rejected(*problems) from None
     doubled = [problem for problem in document.problems if problem.also]
     if doubled:
         raise Rejected(*doubled)

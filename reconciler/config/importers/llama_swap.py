@@ -7,12 +7,15 @@ said for the file as a whole, because llama-swap runs one model at a time even w
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.config._guard import rejected
-from reconciler.config._tree import Place, plain
+from reconciler.config._tree import Place, Sequence, Table, plain
 from reconciler.config.importers._macros import Macros, Undefined, as_text
 from reconciler.config.importers._swap_model import REASONS, Defaults, Model
+from reconciler.config.importers._variables import Variables
 from reconciler.config.importers._walk import Section, read_table, scalar_text
 from reconciler.config.importers._words import Text, Unsayable, bare, file_text, refs
 from reconciler.config.importers.contract import ELSEWHERE, Draft, Imported, Lost, Understand, Unknown
@@ -23,6 +26,9 @@ _PORTS = 900
 _TOGETHER = "llamactl does not stop one model for another yet: everything that is asked for runs side by side"
 _IDLE = "give each an idle_timeout, and let run together only what fits"
 _OWN_LOG = "llamactl writes its own log (--log-format), and one file for each instance"
+_SHORTEST_START = 15
+"""Seconds below which llama-swap does not let a start take its time, whatever the file says."""
+_WANTED = "a file of llama-swap has `models:`, each with its cmd"
 _ROUTERS = "routing", "groups", "matrix"
 _FILE_REASONS: dict[str, tuple[str, str | None]] = {
     "logLevel": (_OWN_LOG, None),
@@ -36,6 +42,8 @@ _FILE_REASONS: dict[str, tuple[str, str | None]] = {
     "sendLoadingState": REASONS["sendLoadingState"],
     "includeAliasesInList": ("/v1/models always lists aliases", None),
     "upstream": ("a server's own routes are at /api/v1/instances/NAME/proxy/", None),
+    "tailcat": ("llamactl listens on addresses of its host only", "server: host and port"),
+    "logRequests": (_OWN_LOG, None),
     "selectors": ("an alias belongs to one instance; nothing chooses among several", "aliases: on one of them"),
 }
 _PEER_REASONS: dict[str, tuple[str, str | None]] = {
@@ -53,7 +61,7 @@ class LlamaSwap:
 
     def read(self, data: bytes, *, name: str, understand: Understand, unknown: Unknown) -> Imported:
         """The file's models and peers; Rejected with the place when it is no such file."""
-        table, lost = read_table(data, name)
+        table, lost = read_table(data, name, wanted=_WANTED)
         file = _File(Section(table, "", lost), name)
         return file.imported(understand, unknown)
 
@@ -72,28 +80,38 @@ class _File:
         if models is None and "peers" not in section.table.entries:
             place = section.table.place
             message = "this is no configuration of llama-swap: it has no `models:`"
-            raise rejected(
-                Place(self.name, place.line, place.column), message, hint="name the file that llama-swap is given"
-            )
-        self.macros = self.macros.with_section(section.section("macros"))
+            raise rejected(Place(self.name, place.line, place.column), message, hint=_WANTED)
+        macros = section.section("macros")
+        self.macros = self.macros.with_section(macros)
         defaults = Defaults(
             ttl=section.integer("globalTTL") or 0,
-            start_timeout=section.integer("healthCheckTimeout"),
+            start_timeout=self._start_timeout(),
             grace=section.integer("unloadTimeout") or 0,
             preload=self._preload(models),
         )
         drafts: list[Draft] = []
+        variables = Variables(understand)
         for name, model in models.sections() if models is not None else ():
-            draft = Model(name, model, self.macros, defaults, understand, unknown).draft()
+            draft = Model(name, model, self.macros, defaults, understand, unknown, variables).draft()
             drafts += [] if draft is None else [draft]
         self._routing(models)
         self._profiles()
         peers = section.section("peers")
+        bare_names = self._bare_names(peers, drafts)
         for name, peer in peers.sections() if peers is not None else ():
-            drafts += self._peer(name, peer)
-        sections = self._sections()
+            drafts += self._peer(name, peer, bare_names)
+        sections, lines = self._sections()
+        self.macros.tell_unused(macros)
         section.rest(_FILE_REASONS)
-        return Imported(drafts=tuple(drafts), lost=tuple(section.lost), sections=sections)
+        return Imported(drafts=tuple(drafts), lost=tuple(section.lost), sections=sections, lines=lines)
+
+    def _start_timeout(self) -> int | None:
+        seconds = self.section.integer("healthCheckTimeout")
+        if seconds is not None and seconds < _SHORTEST_START:
+            why = f"it is {_SHORTEST_START} seconds here, because llama-swap waits no shorter than that"
+            self.section.lose("healthCheckTimeout", why, "start_timeout: on an instance may be shorter")
+            return _SHORTEST_START
+        return seconds
 
     def _preload(self, models: Section | None) -> frozenset[str]:
         hooks = self.section.section("hooks")
@@ -109,7 +127,7 @@ class _File:
             else:
                 why = "no model of this file has that name"
                 startup.lost.append(Lost(what=f"{startup.path('preload')}: {name!r}", why=why, line=item.place.line))
-        startup.rest({})
+        startup.rest({"profile": ("nothing is switched at run time here, so no profile is in use at the start", None)})
         hooks.rest({})
         return frozenset(names)
 
@@ -160,9 +178,35 @@ class _File:
             return
         why = "which model a name leads to is not switched at run time here: an alias belongs to one instance"
         for key in profiles.table.entries:
-            profiles.lose(key, why, "edit aliases: in the file; that restarts nothing")
+            node = profiles.node(key)
+            if isinstance(node, Sequence):  # what a profile was before llama-swap had groups
+                members = ", ".join(scalar_text(item) or "?" for item in node.items) or "nothing"
+                together = f"it says that {members} run together, asked for as {key}:MODEL. {_TOGETHER}"
+                profiles.lose(key, together, "ask for each by its own name, and let run together only what fits")
+            else:
+                profiles.lose(key, why, "edit aliases: in the file; that restarts nothing")
 
-    def _peer(self, name: str, peer: Section) -> list[Draft]:
+    def _bare_names(self, peers: Section | None, drafts: list[Draft]) -> dict[str, str]:
+        """Why a peer's model cannot be asked for by its bare name, by that name."""
+        taken: dict[str, str] = {}
+        owners: dict[str, list[str]] = {}
+        for name, entry in peers.table.entries.items() if peers is not None else ():
+            models = entry.node.entries.get("models") if isinstance(entry.node, Table) else None
+            for item in models.node.items if models is not None and isinstance(models.node, Sequence) else ():
+                owners.setdefault(scalar_text(item) or "", []).append(name)
+        for model, having in owners.items():
+            if len(having) > 1:
+                taken[model] = (
+                    f"{' and '.join(having)} both have it, so its bare name leads to neither, as in llama-swap"
+                )
+        for draft in drafts:
+            aliases = draft.body.get("aliases")
+            for model in (draft.name, *(aliases if isinstance(aliases, list) else ())):
+                if model in owners:
+                    taken[str(model)] = f"the bare name leads to the model {draft.name} of this file, as in llama-swap"
+        return taken
+
+    def _peer(self, name: str, peer: Section, bare_names: Mapping[str, str]) -> list[Draft]:
         """One external instance for each model that the peer has."""
         url = self._text(peer, "proxy")
         if url is None and "host" in peer.table.entries:
@@ -171,6 +215,9 @@ class _File:
         drafts = []
         if url is None:
             peer.lose("proxy", "a peer without an address cannot be reached")
+        elif not re.match(r"https?://|\$\{", url, re.IGNORECASE):
+            peer.lose("proxy", "llamactl reaches servers by http:// and https:// only, so its models were left out")
+            url = None
         for item in peer.items("models"):
             model = scalar_text(item)
             if model is None or url is None:
@@ -178,9 +225,14 @@ class _File:
                 peer.lost.append(Lost(what=peer.path("models"), why=why, line=item.place.line))
                 continue
             options: dict[str, OptionValue] = {"url": url, "model": model.replace("${", "$${"), **key}
-            drafts.append(
-                Draft(name=model, body={"backend_type": ELSEWHERE, "backend_options": options}, line=item.place.line)
-            )
+            body: dict[str, OptionValue] = {"backend_type": ELSEWHERE, "backend_options": options}
+            full, line = f"{name}/{model}", item.place.line
+            if model in bare_names:
+                why, cure = bare_names[model], f"ask for {full}"
+                peer.lost.append(Lost(what=f"{peer.path('models')}: {model}", why=why, cure=cure, line=line))
+            else:
+                body["aliases"] = [full]
+            drafts.append(Draft(name=full if model in bare_names else model, body=body, line=line))
         peer.rest(_PEER_REASONS)
         return drafts
 
@@ -212,16 +264,18 @@ class _File:
             section.lose(key, str(problem))
             return None
 
-    def _sections(self) -> dict[str, dict[str, OptionValue]]:
+    def _sections(self) -> tuple[dict[str, dict[str, OptionValue]], dict[tuple[str | int, ...], int]]:
         """Keys that open the inference routes (as digests), and where the ports of the servers begin."""
         sections: dict[str, dict[str, OptionValue]] = {}
         first = self.section.integer("startPort")
         if first is not None:
             sections["server"] = {"port_range": f"{first}-{min(first + _PORTS - 1, 65535)}"}
         keys: list[OptionValue] = []
+        lines: dict[tuple[str | int, ...], int] = {("server",): self.section.line("startPort")}
         for at, item in enumerate(self.section.items("apiKeys")):
             found = self._expanded(scalar_text(item) or "")
             text = None if found is None else bare(found)
+            lines["auth", "inference_keys", len(keys)] = item.place.line
             variables = refs(found) if found is not None else ()
             if text:
                 keys.append({"sha256": hashlib.sha256(text.encode()).hexdigest()})
@@ -232,7 +286,7 @@ class _File:
                 self.section.lost.append(Lost(what=what, why="it is no key", line=item.place.line))
         if keys:
             sections["auth"] = {"inference_keys": keys}
-        return sections
+        return sections, lines
 
 
 def _matrix(matrix: Section) -> None:

@@ -46,7 +46,7 @@ def bring(kind: str, text: str | bytes, environ: Mapping[str, str] | None = None
     data = text.encode() if isinstance(text, str) else text
     variables = dict(environ or {})
     written = app.import_instances(kind, {name: data}, variables)
-    unset = {one.what[2:-1]: "1" for one in written.lost if one.what.startswith("${")}
+    unset = {name: str(at) for at, name in enumerate(written.unset, 1)}  # keys must differ
     fleet = load.load_text(
         written.text.encode(), name="printed", backends=app._backends(), environ={**unset, **variables}
     )

@@ -161,7 +161,7 @@ def test_a_fixed_port_that_cannot_be_given_up_is_pinned() -> None:
 def test_a_peer_becomes_one_external_instance_for_each_of_its_models(everything: Import) -> None:
     spec = everything["org-large"]
     assert spec.backend_type == "external"
-    assert spec.aliases == ("org/large",)
+    assert spec.aliases == ("org/large", "elsewhere/org/large")
     assert spec.backend_options == {
         "url": "https://models.example/api",
         "model": "org/large",
@@ -223,7 +223,7 @@ def test_groups_say_exactly_what_is_lost(everything: Import) -> None:
 def test_one_model_at_a_time_is_told_where_the_file_does_not_say_it() -> None:
     two = "models: {a: {cmd: llama-server -m a.gguf}, b: {cmd: llama-server -m b.gguf}}"
     assert "one model at a time" in bring("llama-swap", two).loss("models").why
-    assert bring("llama-swap", "models: {a: {cmd: llama-server -m a.gguf}}").lost == ()
+    assert bring("llama-swap", "models: {a: {cmd: llama-server -m /a.gguf}}").lost == ()
 
 
 def test_no_key_anywhere_in_the_file_can_be_dropped_in_silence() -> None:
@@ -258,7 +258,7 @@ def test_a_model_whose_command_cannot_be_read_is_reported_and_the_rest_goes_on(b
 
 
 def test_a_known_server_whose_command_is_wrong_is_kept_as_it_is_and_said() -> None:
-    found = one("cmd: llama-server --port ${PORT} -m a.gguf --ctx-size")
+    found = one("cmd: llama-server --port ${PORT} -m /a.gguf --ctx-size")
     assert found["m"].backend_type == "custom"
     assert "wants a value" in found.loss("models.m.cmd").why
 
@@ -278,10 +278,93 @@ def test_macros_that_contain_each_other_are_refused_and_do_not_hang() -> None:
     assert "macros" in found.loss("models.m.cmd").why
 
 
-def test_a_secret_in_the_environment_is_carried_over_and_not_told() -> None:
-    found = one(f"cmd: llama-server -m a.gguf --api-key {SECRET}\nenv: ['TOKEN={SECRET}', '{SECRET}']")
-    assert found["m"].environment == {"TOKEN": SECRET}
-    assert SECRET not in found.said()
+def test_a_secret_becomes_a_variable_and_is_neither_written_nor_told() -> None:
+    found = bring(
+        "llama-swap",
+        f"""models:
+  a: {{ cmd: llama-server -m /a.gguf --api-key {SECRET}, env: ["HF_TOKEN={SECRET}", "{SECRET}", "LLAMA_API_KEY=x", "A=b"] }}
+  b: {{ cmd: "llama-server -m /a.gguf --hf-token {SECRET}", env: ["HF_TOKEN=other", "MY_API_KEY="] }}
+""",
+        {"HF_TOKEN": "set"},
+    )
+    assert "HF_TOKEN: ${HF_TOKEN}" in found.text
+    assert found["a"].environment == {"HF_TOKEN": "set", "A": "b"}
+    assert found["b"].environment == {"HF_TOKEN": "set", "MY_API_KEY": ""}
+    assert SECRET not in found.text + found.said()
+    assert "key of its own" in found.loss("models.a.env: LLAMA_API_KEY").why
+    assert any("another value" in one.why for one in found.lost if one.what == "models.b.env: HF_TOKEN")
+
+
+def test_keys_from_variables_do_not_depend_on_what_is_set_here() -> None:
+    text = "models: {m: {cmd: llama-server -m /a.gguf}}\napiKeys:\n- ${env.ONE}\n- [no]\n- ${env.TWO}\n"
+    found = bring("llama-swap", text)
+    assert "- env: ONE\n    - env: TWO\n" in found.text
+    assert found.loss("apiKeys: item 2").line == 4
+    assert bring("llama-swap", text, {"ONE": "k" * 40}).text == found.text
+
+
+def test_a_model_of_a_peer_is_reached_by_its_full_name_and_the_same_at_two_is_reported() -> None:
+    found = bring(
+        "llama-swap",
+        """models: { mine: { cmd: llama-server -m /a.gguf, aliases: [also] } }
+peers:
+  p1: { proxy: "http://10.0.0.1", models: [x, y, mine] }
+  p2:
+    proxy: http://10.0.0.2
+    models: [x, also]
+  tail: { proxy: "tailcat://abc", models: [z] }
+""",
+    )
+    by_alias = {
+        alias: spec.backend_options.get("url") for spec in found.fleet.instances.values() for alias in spec.aliases
+    }
+    assert by_alias == {
+        **dict.fromkeys(("p1/x", "p1/y", "p1/mine"), "http://10.0.0.1"),
+        **dict.fromkeys(("p2/x", "p2/also"), "http://10.0.0.2"),
+        "also": None,
+    }
+    assert "y" in found.fleet.instances
+    assert not {"x", "z"} & set(found.fleet.instances)
+    assert "p1 and p2 both have it" in found.loss("peers.p1.models: x").why
+    assert found.loss("peers.p2.models: x").line == 6
+    assert "the model mine of this file" in found.loss("peers.p2.models: also").why
+    assert "http" in found.loss("peers.tail.proxy").why
+
+
+def test_a_model_that_is_left_out_is_said_to_be_and_nothing_of_it_to_be_kept() -> None:
+    found = one("cmd: ghcr.io/some/image\nname: N\nunlisted: true")
+    assert [loss.what for loss in found.lost] == ["models.m"]
+    assert "left out" in found.loss("models.m").why
+    unread = one("cmd: ${gone}\nname: N")
+    assert "left out" in unread.loss("models.m.cmd").why
+    assert "left out" in unread.loss("models.m.name").why
+
+
+def test_a_macro_that_nothing_uses_is_reported() -> None:
+    text = "macros: {a: '1', b: '${a}', c: x}\nmodels: {m: {macros: {d: 2, e: 3}, cmd: 'llama-server -m /${b}${e}'}}"
+    unused = {loss.what for loss in bring("llama-swap", text).lost if "macro" in loss.why}
+    assert unused == {"macros.c", "models.m.macros.d"}
+
+
+def test_what_llama_swap_reads_otherwise_is_read_as_it_does() -> None:
+    found = one(
+        "cmd: llama-server -m models/a.gguf\nconcurrencyLimit: 0", healthCheckTimeout="5", profiles="{p: [m, n]}"
+    )
+    assert found["m"].start_timeout == 15
+    assert "15 seconds" in found.loss("healthCheckTimeout").why
+    assert "m, n run together" in found.loss("profiles.p").why
+    assert "to 10" in found.loss("models.m.concurrencyLimit").why
+    assert "models/a.gguf is looked for" in found.loss("models.m.cmd").why
+    assert one("cmd: llama-server -m /a.gguf --chat-template-file /t.jinja -hf a/b.gguf:Q4").lost == ()
+
+
+def test_an_empty_file_is_told_what_a_file_of_llama_swap_has() -> None:
+    for text in ("", "# nothing\n", "logLevel: info"):
+        with pytest.raises(Rejected) as refused:
+            bring("llama-swap", text)
+        problem = refused.value.problems[0]
+        assert "models:" in (problem.hint or "")
+        assert "instances" not in f"{problem.message} {problem.hint}"
 
 
 @pytest.mark.parametrize("text", ["services: {}", "[1, 2]", "just words", "", "\0\1\2", "models: {a: 1", "a: 1\na: 2"])
