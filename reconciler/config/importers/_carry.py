@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from reconciler.config.importers._words import Ref, Text, Unsayable, bare, shown
+from reconciler.config.importers._words import Ref, Text, Unsayable, bare, refs, shown
 from reconciler.config.importers.contract import Lost
 from reconciler.core.errors import Rejected
 from reconciler.core.options import NO_SERVER, ParsedCommand
@@ -17,7 +17,7 @@ _KEY_SHAPE = re.compile(
     r"(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|nvapi-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|glpat-[\w-]{16,}|eyJ[\w-]{16,}\.[\w.-]+)"
 )
 """Tokens that their issuers mark: Hugging Face, OpenAI and those who followed, NVIDIA, GitHub, GitLab, and JSON web tokens."""
-_POSITION = re.compile(r"^\d+:\d+: ")
+_POSITION = re.compile(r"^\d+:(\d+): ")
 _READ_LATER = re.compile(r"(\w+) is read from llamactl's own environment")
 ELSEWHERE = "leave it where it is; an OpenAI-compatible one can be declared with backend_type: custom or external"
 _AS_GIVEN = " stands in the file as it was given; "
@@ -78,22 +78,36 @@ class Ledger:
             self._variables.add(name)
             self.add(what, why, cure, line=line)
 
-    def warnings(self, what: str, parsed: ParsedCommand, *, line: int | None = None, elsewhere: str = "") -> None:
+    def warnings(
+        self,
+        what: str,
+        parsed: ParsedCommand,
+        *,
+        line: int | None = None,
+        lines: Mapping[int, int] | None = None,
+        elsewhere: str = "",
+    ) -> None:
         """What the parser of command lines changed; its positions are those of a line that nobody wrote, so they go.
 
-        What it says of a variable is told of the setting in which that stands. ``elsewhere`` is where the other tool has it from.
+        ``lines`` are lines of the other file by the columns of words, where a word has one of its own. What is said of a variable
+        is told of the setting in which that stands. ``elsewhere`` is where the other tool has it from.
         """
+        whole = line
         for warning in parsed.warnings:
+            position = _POSITION.match(warning)
+            line = (lines or {}).get(int(position[1]), whole) if position is not None else whole
             text = _POSITION.sub("", warning)
             later, given = _READ_LATER.match(text), _OF_A_VARIABLE.match(text)
-            if later is None and _AS_GIVEN not in text:
+            if later is not None:
+                self._read.setdefault(later[1], (what, line))
+            elif _AS_GIVEN not in text:
                 place, at = self._set.get(given[1], (what, line)) if given is not None else (what, line)
                 self.add(place, text, line=at)
-            elif later is None:
-                continue
-            elif f"${{{later[1]}" in str(parsed.instance()):
-                place, at = self._read.get(later[1], (what, line))
-                self.variable(later[1], place, f"{text}{elsewhere}", f"set {later[1]} for llamactl", line=at)
+        said = str(parsed.instance())
+        for name, (place, at) in self._read.items():
+            if f"${{{name}}}" in said or f"${{{name}:-" in said:
+                why = f"{name} is read from llamactl's own environment when the file is loaded{elsewhere}"
+                self.variable(name, place, why, f"set {name} for llamactl", line=at)
 
     def reads(self, name: str, what: str, *, line: int | None = None) -> None:
         """A variable stands in this setting."""
@@ -126,11 +140,15 @@ class Ledger:
         """A variable's value, or the reference to it when it is a secret."""
         text = shown(value)
         hidden = is_secret_name(name) or _KEY_SHAPE.search(text) is not None or any(secrets_in(text))
-        return (self.secret(name, what, line=line),) if hidden and _is_written(value) else value
+        if not hidden or not _is_written(value):
+            return value
+        read = refs(value)[0].name if len(value) == 1 and refs(value) else name  # ${X:-a default that is a secret}
+        return (self.secret(read, what, line=line),)
 
 
 def _is_written(value: Text) -> bool:
-    return any(isinstance(piece, str) and piece.strip() for piece in value)
+    """Whether a part of a value stands in the other file, be it as a default."""
+    return any(piece.strip() if isinstance(piece, str) else piece.default for piece in value)
 
 
 def withheld(value: OptionValue, ledger: Ledger, what: str, *, line: int | None = None, key: str = "") -> OptionValue:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from reconciler.config._parse import EMPTY_MESSAGE, Document, parse
-from reconciler.config._tree import Node, Place, Scalar, Table, child
+from reconciler.config._tree import Node, Place, Scalar, Sequence, Table, child
 from reconciler.config.importers._carry import Ledger, body_of, refusal
 from reconciler.config.importers._compose_reasons import SECTIONS, SETTINGS
 from reconciler.config.importers._compose_run import EXTERNAL, Container
@@ -196,7 +196,7 @@ class _Service:
                 if name is not image:
                     why = f"{shown(image)} became {shown(name)}, because only that name says which server it is"
                     mine.add(f"{self.what}.image", why, line=self.parts["image"].place.line)
-                mine.warnings(what, parsed, line=line, elsewhere=_FROM_DOTENV)
+                mine.warnings(what, parsed, line=line, lines=self._lines(command, words), elsewhere=_FROM_DOTENV)
                 self._handed_on(parsed, mine, ledger)
                 return body_of(parsed, self.settings, mine, self.what, line=self.line)
         except Unsayable as problem:
@@ -235,6 +235,15 @@ class _Service:
         if isinstance(node, Scalar):
             return split_words(self.container.reader.text(node, what, empty=False))
         return self.container.reader.words(node, what, empty=False)
+
+    def _lines(self, command: str, words: tuple[Text, ...]) -> Mapping[int, int]:
+        """The lines of the items of ``command:``, by their columns in the command line; none of a text that was split."""
+        node = self.parts.get("command")
+        if not isinstance(node, Sequence) or words != self._words("command"):
+            return {}
+        ends = accumulate(len(command_line([word])) + 1 for word in words)
+        starts = (len(command) - len(command_line(words)) + 1 + end for end in (0, *ends))
+        return dict(zip(starts, (item.place.line for item in node.items), strict=False))
 
     # -- settings -----------------------------------------------------------------------------------------------------
 

@@ -45,8 +45,6 @@ _RESTARTS = {
     "on-watchdog": "on_failure",
 }
 _SAME_TYPES = ("simple", "exec", "idle")
-_SILENT = frozenset({("Service", "PassEnvironment")})
-"""Already so: an instance inherits llamactl's own environment."""
 
 
 def read_environment_file(path: str) -> str | None:
@@ -128,6 +126,8 @@ class _Unit:
     understand: Understand
     unknown: Unknown
     environment: dict[str, Text] = field(default_factory=dict)
+    ours: set[str] = field(default_factory=set)
+    """Those variables that are llamactl's to set: the command may name them, the server is not given them."""
     unset: list[str] = field(default_factory=list)
     body: dict[str, OptionValue] = field(default_factory=dict)
     restart: dict[str, OptionValue] = field(default_factory=lambda: {"policy": "never"})
@@ -193,7 +193,8 @@ class _Unit:
         for name in dropped:
             why = f"${name} stands for words that the unit does not say"
             self.ledger.add(f"ExecStart ${name}", why, "write them into the command, or as options", line=line)
-        return command_line(out_of_shell(found), tuple(self.environment.items()))
+        given = tuple((name, value) for name, value in self.environment.items() if name not in self.ours)
+        return command_line(out_of_shell(found), given)
 
     def _parsed(self, text: str, what: str, line: int) -> ParsedCommand | None:
         try:
@@ -208,7 +209,7 @@ class _Unit:
     # -- settings -----------------------------------------------------------------------------------------------------
 
     def _setting(self, one: unit.Setting) -> None:
-        if (one.section, one.key) in _SILENT or one.section.startswith("X-") or one.key.startswith("X-"):
+        if one.section.startswith("X-") or one.key.startswith("X-"):
             return
         handler = _HANDLERS.get(one.key) if one.section in ("Service", "Unit") else None
         if handler is not None:
@@ -236,6 +237,10 @@ class _Unit:
 
     def _variable(self, name: str, value: Text, what: str, line: int) -> None:
         self.environment[name] = self.ledger.environment(name, value, what, line=line)
+        if self.ledger.listening(name, what, line=line):
+            self.ours.add(name)
+        else:
+            self.ours.discard(name)
 
     def variable_file(self, one: unit.Setting) -> None:
         """``EnvironmentFile=``"""
@@ -255,6 +260,12 @@ class _Unit:
         self.ledger.add(f"EnvironmentFile {name}", why, "change the instance's environment instead", line=one.line)
         for variable, value in read.items():
             self._variable(variable, literal(value), f"{variable} in {name}", one.line)
+
+    def passed_on(self, one: unit.Setting) -> None:
+        """``PassEnvironment=``: from the manager's environment there, from llamactl's here, which an instance inherits."""
+        names = ", ".join(bare(self.names.expanded(word)) or word for word in unit.words(one.value))
+        why = f"an instance inherits the whole of llamactl's environment, which systemd does not hand {names} on to by itself"
+        self.ledger.add(one.key, why, f"write {one.key}={one.value} in llamactl's own unit too", line=one.line)
 
     def unset_variables(self, one: unit.Setting) -> None:
         """``UnsetEnvironment=``"""
@@ -356,6 +367,7 @@ _HANDLERS: Mapping[str, Callable[[_Unit, unit.Setting], None]] = {
     "Type": _Unit.kind,
     "Environment": _Unit.variables,
     "EnvironmentFile": _Unit.variable_file,
+    "PassEnvironment": _Unit.passed_on,
     "UnsetEnvironment": _Unit.unset_variables,
     "WorkingDirectory": _Unit.directory,
     "Restart": _Unit.restart_policy,

@@ -147,6 +147,17 @@ def test_what_is_llamactls_to_say_is_not_said_by_a_variable_either(llama: Result
         assert lost.line == line_of(LLAMA, f"{name}:")
 
 
+def test_what_is_told_of_a_word_has_the_line_of_that_word() -> None:
+    text = (
+        "services:\n  a:\n    image: vllm/vllm-openai\n    volumes: ['/x:/x']\n    command:\n"
+        "      - --model\n      - 'org/m with blank'\n      - --port\n      - '8000'\n      - --made-up\n"
+    )
+    result = imported("compose", text, name="compose.yaml")
+    for word in ("--port", "--made-up"):
+        assert result.loss(word).what == "services.a.command"
+        assert result.loss(word).line == line_of(text, word)
+
+
 def test_a_variable_of_the_command_must_be_set_and_is_named() -> None:
     text = "services:\n  a:\n    image: vllm/vllm-openai\n    command: --model ${MODEL} --max-model-len $LEN\n"
     result = imported("compose", text, name="compose.yaml")
@@ -164,6 +175,22 @@ def test_a_default_that_names_a_volume_is_no_path() -> None:
     result = imported("compose", text, name="/srv/compose.yaml")
     assert "${CACHE:-llm_hf-cache}:/c" in words(result, "a")
     assert "write the volume's name" in str(result.loss("services.a.volumes[1]").cure)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("${HF_TOKEN:-hush-1234}", "${HF_TOKEN}"),
+        ("${OTHER-hush-1234}", "${OTHER}"),
+        ("x${OTHER}hush-1234", "${MY_TOKEN}"),
+        ("${OTHER:-}", "${OTHER:-}"),
+    ],
+)
+def test_a_secret_in_a_default_is_not_said(value: str, kept: str) -> None:
+    text = f"services:\n  a:\n    image: vllm/vllm-openai\n    command: --model org/m\n    environment: {{MY_TOKEN: '{value}'}}\n"
+    result = imported("compose", text, name="compose.yaml")
+    assert result.instances["a"]["environment"] == {"MY_TOKEN": kept}
+    assert "hush-1234" not in result.everything
 
 
 @pytest.mark.parametrize(
