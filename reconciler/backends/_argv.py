@@ -295,7 +295,7 @@ class _Reader:
         if any(dash in name for dash in DASHES):
             _tokens.refuse(word, "there is a long dash in this flag", "write - and -- with the plain minus sign")
         before = self.words[self.at - 2].text if self.at > 1 else ""
-        behind_secret = "=" not in before and (secret_flag(before) or _SECRET.fullmatch(before) is not None)
+        behind_secret = "=" not in before and (secret_flag(before) or _SECRET.fullmatch(before))
         said = "this flag" if behind_secret else flag_named(word.text)
         self.done.unknown.append(word)
         if len(self.done.unknown) > _MOST_UNKNOWN:
@@ -323,9 +323,7 @@ class _Reader:
 
     def _own_value(self) -> bool:
         """Whether the next word goes with an unknown flag."""
-        if self.at >= len(self.words):
-            return False
-        text = self.words[self.at].text
+        text = self.words[self.at].text if self.at < len(self.words) else "--"
         return not self._flag_like(text) or _NEGATIVE_NUMBER.fullmatch(text) is not None
 
     def _secret(self, word: Word, value: str | None) -> None:

@@ -156,7 +156,7 @@ def _name_of_unknown(texts: Sequence[str], fallback: str) -> str:
 
 def split_command(command: str, example: str) -> tuple[Sequence[Word], Sequence[str]]:
     """The words, at least one, and warnings; Rejected with line and column."""
-    words, warnings = _tokens.split(command)
+    words, warnings = _tokens.split(command, secret_variable)
     if not words:
         commented = any(line.lstrip().startswith("#") for line in _tokens.lines_of(command).split("\n"))
         hint = "leave the # out if it is a prompt; a shell takes the rest for a comment" if commented else None

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn
 
 from reconciler.backends import _shell
-from reconciler.core.errors import Problem, Rejected
+from reconciler.backends._variables import Variables
+from reconciler.backends._word import CODE, Word, lines_of, plain_words, refuse
+
+__all__ = ["CODE", "LONGEST_COMMAND", "MOST_WORDS", "Word", "lines_of", "plain_words", "refuse", "split"]
 
 LONGEST_COMMAND = 128 * 1024
 """Characters; Linux itself refuses a single argument beyond this (MAX_ARG_STRLEN, 32 pages of 4 KiB)."""
 MOST_WORDS = 8192
-CODE = "COMMAND_INVALID"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
@@ -33,57 +36,29 @@ _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff
 """Characters that neither a command line nor a configuration file may hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One word after quoting is undone."""
+def split(
+    command: str, hides: Callable[[str, str], bool] = lambda name, value: False
+) -> tuple[tuple[Word, ...], tuple[str, ...]]:
+    """The words of one command, and warnings; raises Rejected with line and column.
 
-    text: str
-    line: int
-    """1-based, where it starts."""
-    column: int
-    """1-based, in characters."""
-    fresh_line: bool = False
-    """A line break that no backslash joins stands before it."""
-    assignment: bool = False
-    """Begins with an unquoted ``NAME=``."""
-
-    @property
-    def place(self) -> str:
-        """``line:column``."""
-        return f"{self.line}:{self.column}"
-
-
-def plain_words(argv: tuple[str, ...]) -> tuple[Word, ...]:
-    """Words for an argv that no shell has to split; the column counts words."""
-    return tuple(Word(text, 1, at + 1) for at, text in enumerate(argv))
-
-
-def refuse(word: Word, message: str, hint: str | None = None, *, code: str = CODE) -> NoReturn:
-    """Raise Rejected at a word."""
-    raise Rejected(Problem(message=message, hint=hint, code=code, line=word.line, column=word.column))
-
-
-def lines_of(command: str) -> str:
-    """The command with every line break as one character, as positions count them."""
-    return command.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def split(command: str) -> tuple[tuple[Word, ...], tuple[str, ...]]:
-    """The words of one command, and warnings; raises Rejected with line and column."""
+    A variable that an earlier line sets is replaced by its value, as a shell does, unless ``hides`` says of its name and value
+    that it is a secret.
+    """
     if len(command) > LONGEST_COMMAND:
         refuse(
             Word("", 1, 1),
             f"cannot read the command: {len(command)} characters are more than {LONGEST_COMMAND}",
             "paste one command",
         )
-    return _Splitter(lines_of(command)).run()
+    return _Splitter(lines_of(command), hides).run()
 
 
 class _Splitter:
     """One pass over the text; ``at`` is the place of the next character."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, hides: Callable[[str, str], bool]) -> None:
         self.text = text
+        self.variables = Variables(hides)
         self.at = 0
         self.line = 1
         self.line_start = 0
@@ -102,7 +77,9 @@ class _Splitter:
         while self.at < len(self.text):
             self._step(self.text[self.at])
         self._finish()
-        return tuple(self.words), tuple(self.warnings.values())
+        spent = self.variables.spent
+        words = (replace(word, spent=True) if at in spent else word for at, word in enumerate(self.words))
+        return tuple(words), tuple(self.warnings.values())
 
     def _prompt(self) -> None:
         """Skip what a terminal printed before the command."""
@@ -187,6 +164,8 @@ class _Splitter:
     def _home(self) -> None:
         follower = self.text[self.at + 1 : self.at + 2]
         if follower in ("/", ":") or not follower.strip():
+            if self._known("HOME", self.at + 1, default="", quoted=True):
+                return
             self._warn(self.at, "~ became ${HOME}, the home folder of the user that llamactl runs as")
             self._variable("${HOME}", self.at + 1)
         else:
@@ -292,11 +271,42 @@ class _Splitter:
             hint = "write the value itself"
             self._fail(self.at, "a dollar sign directly before a variable cannot be written in the file", hint)
         variable = braced[1] if braced is not None else name[0] if name is not None else ""
-        self._warn(self.at, f"{variable} is read from llamactl's own environment when the file is loaded")
+        end = braced.end() if braced is not None else self.at + 1 + len(variable)
+        if self._known(variable, end, default=braced[3] or "" if braced is not None else "", quoted=quoted):
+            return
+        own = f"{variable} is read from llamactl's own environment when the file is loaded"
+        later = " (a shell sets what stands on this line only after it has put the value in)"
+        self._warn(self.at, own + later if variable in self.variables.pending else own)
         if braced is not None:
             self._variable(braced[0], braced.end())
         else:
             self._variable("${" + variable + "}", self.at + 1 + len(variable))
+
+    def _known(self, name: str, end: int, *, default: str, quoted: bool) -> bool:
+        """Put in the value of a variable that an earlier line (or an assignment right before) sets."""
+        inside = self.start is not None and _ASSIGNMENT.match(self.text, self.start, self.at) is not None
+        value = self.variables.value(name, fresh=self.fresh, assigning=inside)
+        if value is None:
+            return False
+        value = value or default.replace("${", "$${")
+        if self.variables.taken > LONGEST_COMMAND:
+            self._fail(self.at, "the variables of this command grow without measure", "write the values themselves")
+        if quoted or inside:
+            self._variable(value, end)
+            return True
+        self.at, begins = end, self.at
+        pieces = value.split()
+        if value[:1].isspace():
+            self._finish()
+        for number, piece in enumerate(pieces):
+            if number:
+                self._finish()
+            self._open(begins)
+            self._end_literal()
+            self.parts.append(piece)
+        if value[-1:].isspace():
+            self._finish()
+        return True
 
     def _operator(self) -> NoReturn:
         operator = next(sign for sign in _shell.OPERATORS if self.text.startswith(sign, self.at))
@@ -343,6 +353,7 @@ class _Splitter:
         self._end_literal()
         assigns = _ASSIGNMENT.match(self.text, self.start, self.at) is not None
         self.words.append(Word("".join(self.parts), *self.mark, fresh_line=self.fresh, assignment=assigns))
+        self.variables.add(self.words[-1])
         if len(self.words) > MOST_WORDS:
             self._fail(self.start, f"more than {MOST_WORDS} words", "paste one command")
         self.parts, self.start, self.fresh = [], None, False

@@ -14,6 +14,7 @@ from reconciler.backends import _docker
 from reconciler.backends._hide import at_word, named
 from reconciler.backends._outer import CONTAINERS, DROPPED, ENV, ENV_CURES, NEVER_BETWEEN, REFUSED, WRAPPERS
 from reconciler.backends._tokens import Word, refuse
+from reconciler.backends._variables import alone
 
 _ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*t?")
@@ -64,6 +65,8 @@ class Peeled:
 
     arguments: Sequence[Word]
     environment: dict[str, str] = field(default_factory=dict)
+    used_up: set[str] = field(default_factory=set)
+    """Variables of the shell alone, whose values stand where the command named them."""
     places: dict[str, Word] = field(default_factory=dict)
     """Where each variable of the environment was set last."""
     executable: list[str] = field(default_factory=list)
@@ -76,6 +79,7 @@ class Peeled:
         """Take a variable; the last one wins, as in a shell."""
         self.environment[name] = value
         self.places[name] = word
+        self.used_up.discard(name)
 
     def warn(self, word: Word, message: str) -> None:
         """Add a warning with its place."""
@@ -108,6 +112,12 @@ def peel_outer(words: Sequence[Word], done: Peeled) -> int:
         if at >= len(words) or words[at].text.startswith("-"):
             refuse(words[at - 1], f"cannot tell what {name} runs", "leave it out")
         at = _environment(words, at, done)
+    for name in done.used_up:
+        done.warn(
+            done.places.pop(name), f"{name} is not exported there; its value was put in where the command names it"
+        )
+        del done.environment[name]
+    done.used_up.clear()
     return at
 
 
@@ -124,7 +134,10 @@ def _environment(words: Sequence[Word], at: int, done: Peeled) -> int:
         if assigned is not None:
             done.set(assigned[1], assigned[2], word)
             at += 1
-            if at < len(words) and words[at].fresh_line:
+            shell_only = alone(words, at)
+            if shell_only and word.spent:
+                done.used_up.add(assigned[1])
+            elif shell_only:
                 done.warn(word, f"{assigned[1]} is not exported there; it was taken into the environment")
         elif word.text == "export":
             at = _export(words, at + 1, done)
@@ -141,7 +154,9 @@ def _export(words: Sequence[Word], at: int, done: Peeled) -> int:
         assigned = _ASSIGNED.fullmatch(words[at].text)
         if assigned is not None:
             done.set(assigned[1], assigned[2], words[at])
-        elif words[at].text not in done.environment:
+        elif words[at].text in done.environment:
+            done.used_up.discard(words[at].text)
+        else:
             refuse(
                 words[at], "export only sets variables", "write export NAME=value, and the command on a line of its own"
             )
