@@ -104,8 +104,7 @@ def _value_problem(vocabulary: Vocabulary, item: Given, option: Option) -> Optio
 def _of_key(item: Given, message: str) -> str:
     """A value's problem under the name that the user wrote, and the server's own flag beside it where that is another."""
     flag = item.option.flag
-    written = "--" + item.key.replace("_", "-")
-    name = item.key if written == flag else f"{item.key} ({flag})"
+    name = item.key if item.key == flag.lstrip("-") else f"{item.key} ({flag})"
     return f"{name} {message.removeprefix(flag).lstrip()}"
 
 
@@ -236,6 +235,10 @@ def _doubtful(vocabulary: Vocabulary, path: tuple[str | int, ...], word: str) ->
         yield OptionProblem(path=path, message=message, hint=hint, warning=secret is None)
 
 
+_SHELL = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>>", "2>&1", "&>", "|&"})
+"""Words that mean something to a shell only."""
+
+
 def split_executable(text: str) -> tuple[str, ...]:
     """An executable's words, split as a shell would; raises ValueProblem for bad quoting or nothing at all."""
     try:
@@ -257,6 +260,14 @@ def check_executable(spec: InstanceSpec) -> Iterator[OptionProblem]:
     except ValueProblem as problem:
         yield OptionProblem(path=("executable",), message=problem.message, hint=problem.hint)
         return
+    operators = [word for word in words if word in _SHELL]
+    if operators:
+        yield OptionProblem(
+            path=("executable",),
+            message=f"no shell is involved: {operators[0]} and what follows become arguments of {shown(words[0])}",
+            hint="put it into a script and name that, or remove it",
+            warning=True,
+        )
     if _docker.is_run(words) and "run" in words and not _docker.has_host_network(words):
         yield OptionProblem(
             path=("executable",),

@@ -106,6 +106,10 @@ class Reporter:
         self.error(place, message, path=path, hint=hint)
         self._unreadable.add(place)
 
+    def cannot_be_had(self, place: Place) -> bool:
+        """Whether what stands at this place was told as unreadable."""
+        return place[:3] in self._unreadable
+
     def has(self, path: Path) -> bool:
         """Whether an error at exactly this path was noted."""
         return any(problem.path == words(path) for problem in self.errors)

@@ -14,6 +14,18 @@ _SHORTEST = 6
 """Characters; shorter values are hidden where they stand, but replacing every ``1`` or ``on`` would garble messages."""
 _SHORTEST_PREFIX = 4
 """Characters of a secret that a message which cut it may not show either."""
+_DELICATE = re.compile(r"(?i)key|token|secret|pass|cred|auth|cookie|pin\b|salt|hash")
+_SWITCHES = re.compile(r"(?:[A-Z]+_)*VISIBLE_DEVICES|VLLM_[A-Z0-9_]+|LLAMA_ARG_[A-Z0-9_]+")
+"""Variables that the servers and the GPU runtimes read; those among them that hold secrets have delicate names."""
+_BRIEF = re.compile(r"(?i)true|false|yes|no|on|off|[+-]?[0-9.]{1,5}")
+"""Booleans and numbers of fewer than six characters."""
+_PLAIN = re.compile(r"[A-Za-z0-9_.,: /-]*")
+_KEYLIKE = re.compile(
+    r"(?i)(?<![a-z0-9])(?:sk|hf|gh[pousr]|nvapi|glpat|xox[a-z])[_-]|(?=[A-Za-z_-]*[0-9])[\w-]{16,}|://"
+)
+"""Prefixes of well-known services' keys, long words with digits in them, and addresses, which may hold a password."""
+_LONGEST_PLAIN = 40
+"""Characters of a variable's value that a line shows."""
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY_SETTINGS = ("file", "env", "name", "instances", "sha256", "value")
@@ -35,7 +47,19 @@ def is_secret(path: Path, value: object = None) -> bool:
             return not isinstance(value, str) or _VARIABLE.fullmatch(value) is None
         return setting not in ("file", "name", "instances")
     steps = path[2:] if path[:1] == ("instances",) else path
+    if steps[-2:-1] == ("environment",) and _harmless(str(steps[-1]), value):
+        return False
     return any(isinstance(step, str) and (step == "environment" or is_secret_name(step)) for step in steps)
+
+
+def _harmless(name: str, value: object) -> bool:
+    """Whether a declared variable is known to hold no secret: by a name that only switches something, or a value too short for one."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if _DELICATE.search(name) or not isinstance(value, (str, int, float)) or len(text) > _LONGEST_PLAIN:
+        return False
+    if _BRIEF.fullmatch(text):
+        return True
+    return _SWITCHES.fullmatch(name) is not None and _PLAIN.fullmatch(text) is not None and not _KEYLIKE.search(text)
 
 
 def mask_line(line: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 from ruamel.yaml import YAML
@@ -41,8 +42,10 @@ def syntax_problem(error: YAMLError, text: str, name: str, lines: tuple[str, ...
     place = Place(name, mark.line + 1, mark.column + 1) if mark is not None else Place(name, 1, 1)
     said = str(error.problem or error.context or "cannot be read")
     line = lines[min(place.line, len(lines)) - 1]
-    if "mapping values are not allowed" in said and (deeper := _deeper(place, line, lines)) is not None:
-        return deeper
+    if "mapping values are not allowed" in said:
+        told = _deeper(place, line, lines) or _no_colon(place, line, lines)
+        if told is not None:
+            return told
     at_the_end = not line[place.column - 1 :].strip() and not any(later.strip() for later in lines[place.line :])
     if at_the_end and (opened := _open_bracket(text)) is not None:
         mark_of, character = opened
@@ -88,6 +91,30 @@ def _deeper(place: Place, line: str, lines: tuple[str, ...]) -> Problem | None:
         column=indent + 1,
         also=((place.file, above + 1, wanted + 1),),
     )
+
+
+def _no_colon(place: Place, line: str, lines: tuple[str, ...]) -> Problem | None:
+    """A line of words above a key, which the parser reads as one text with it: most likely a key that lacks its colon."""
+    if ":" in line[: place.column - 1]:
+        return None
+    above = place.line - 2
+    while above >= 0 and (not lines[above].strip() or lines[above].lstrip().startswith("#")):
+        above -= 1
+    before = lines[above] if above >= 0 else ""
+    words = before.split()
+    if len(words) != 2 or ":" in before or re.fullmatch(r"[A-Za-z_][\w-]*", words[0]) is None:
+        return None
+    return Problem(
+        message="not valid YAML: a key without its `:`",
+        hint=f"write `{words[0]}: …`" if len(words[0]) <= _LONGEST_KEY else "write `key: value`",
+        file=place.file,
+        line=above + 1,
+        column=len(before) - len(before.lstrip(" ")) + 1,
+    )
+
+
+_LONGEST_KEY = 40
+"""Letters of a key that a message repeats: no setting has more."""
 
 
 def _open_bracket(text: str) -> tuple[StreamMark, str] | None:

@@ -237,6 +237,8 @@ class _Loading:
         merged = with_defaults(own, self.defaults)
         kind = find(merged, ("backend_type",))
         if not isinstance(kind, Scalar) or str(kind.value) not in self.backends:
+            if self.reporter.cannot_be_had(entry.node.place):
+                return None
             if not any((*start, "backend_type") in self.faulty for start in (path, ("defaults",))):
                 hint = "one of " + ", ".join(sorted(self.backends))
                 self.reporter.error(entry.key_place, f"`{name}` has no backend_type", path=path, hint=hint)
@@ -281,8 +283,11 @@ class _Loading:
     def _option_problem(self, one: Declared, problem: OptionProblem) -> None:
         """A backend's finding, at its place: in the instance, or in ``defaults`` when that is where the value comes from."""
         whole = Table({one.name: Entry(one.key_place, one.merged)}, one.key_place)
-        on_key = problem.on_key or not isinstance(find(one.merged, problem.path), Scalar)
-        place = locate(whole, (one.name, *problem.path), on_key=on_key)
+        key = locate(whole, (one.name, *problem.path), on_key=True)
+        node = find(one.merged, problem.path)
+        beside = node is not None and (isinstance(node, Scalar) or node.place[:2] == key[:2])  # no list below its key
+        on_key = problem.on_key or not beside
+        place = key if on_key else locate(whole, (one.name, *problem.path))
         in_defaults = find(self.defaults, problem.path) is not None and bool(problem.path)
         if in_defaults and locate(self.defaults, problem.path, on_key=on_key) == place:
             path: TreePath = ("defaults", *problem.path)

@@ -128,6 +128,20 @@ def test_deprecated_options_warn_and_work() -> None:
     assert argv("llama_cpp", {"model": "m", "defrag_thold": "0.1"})[1:5] == ["--defrag-thold", "0.1", "--model", "m"]
 
 
+def test_a_number_is_a_number_for_an_option_of_unknown_type() -> None:
+    (problem,) = check("llama_cpp", {"model": "m", "defrag_thold": 0.1})
+    assert problem.warning
+    assert argv("llama_cpp", {"model": "m", "defrag_thold": 0.1})[1:3] == ["--defrag-thold", "0.1"]
+
+
+def test_the_words_of_a_shell_in_an_executable_are_doubted() -> None:
+    for executable in ("llama-server | tee x", "llama-server > log", "cd /x && llama-server"):
+        (problem,) = check("llama_cpp", executable=executable)
+        assert problem.warning
+        assert "no shell is involved" in problem.message
+    assert check("llama_cpp", executable="llama-server 'a|b'") == ()
+
+
 @pytest.mark.parametrize(
     ("options", "settings"),
     [

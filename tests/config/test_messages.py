@@ -51,6 +51,26 @@ def refused(text: str) -> tuple[Problem, ...]:
         ("tempplate: &a 1\n", (1, 1), "unknown key `tempplate`", "x-… for anchors"),
         (VLLM % "trust-remote-code: yes", (2, 74), "takes true or false", "write true"),
         (VLLM % "trust-remote-code: off", (2, 74), "takes true or false", "write false"),
+        (
+            "instances:\n  a:\n    backend_type vllm\n    backend_options: {model: m}\n",
+            (3, 5),
+            "a key without its `:`",
+            "write `backend_type: …`",
+        ),
+        ("x-b: &b {c: 1}\ninstances:\n  a: *nope\n", (3, 6), "*nope refers to an anchor", "define &nope"),
+        (
+            "instances:\n  a: {backend_type: vllm, extra_args: '--foo bar 5', backend_options: {model: m}}\n",
+            (2, 39),
+            "expected a list",
+            "write [--foo, bar, '5']",
+        ),
+        (VLLM % "max-num-seqs: [1, 2]", (2, 69), "takes one value, not a list", None),
+        (
+            "instances:\n  a:\n    backend_type: vllm\n    backend_options:\n      model: m\n      max-num-seqs:\n        - 1\n",
+            (6, 7),
+            "takes one value, not a list",
+            "write 1 without the brackets",
+        ),
         (VLLM % "revision: 1.10", (2, 65), "takes text, not the number 1.10", 'put it in quotes: "1.10"'),
     ],
 )

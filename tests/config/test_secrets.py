@@ -55,6 +55,8 @@ def everything(found: tuple[Problem, ...]) -> str:
         INSTANCE + f"vllm\n    environment: [{SECRET}]\n",
         INSTANCE + f"vllm\n    environment: {{HF_TOKEN: [{SECRET}]}}\n",
         INSTANCE + f"vllm\n    environment: {{PLAIN: {SECRET}, N: 1}}\n",
+        INSTANCE + f"vllm\n    environment: {{VLLM_LOGGING_LEVEL: {SECRET}, N: 1}}\n",
+        INSTANCE + f"vllm\n    environment: {{VLLM_API_KEY: {SECRET}, LLAMA_ARG_HF_TOKEN: {SECRET}, N: 1}}\n",
         f"backends: {{environment: {{PLAIN: {SECRET}, N: 1}}}}\n",
         INSTANCE + f'custom\n    backend_options:\n      command: "x --api-key={SECRET}"\n',
         INSTANCE + f'custom\n    backend_options: {{command: "x --some-long-option {"y" * 40} --hf-token {SECRET}"}}\n',
@@ -96,6 +98,40 @@ def test_what_is_no_secret_stays_readable() -> None:
     found = told(text)
     assert "expected a whole number from 1 to 64, found the text 'many'" in [problem.message for problem in found]
     assert "    replicas: many" in [problem.source for problem in found]
+
+
+def test_only_harmless_variables_are_shown_beside_a_mistake() -> None:
+    shown = {
+        "CUDA_VISIBLE_DEVICES": "'0,1'",
+        "VLLM_LOGGING_LEVEL": "DEBUG",
+        "LLAMA_ARG_FLASH_ATTN": "auto",
+        "A": "'on'",
+        "B": "'12'",
+    }
+    hidden = {
+        "HF_TOKEN": "'5'",
+        "VLLM_API_KEY": "abc",
+        "LLAMA_ARG_HF_TOKEN": "abc",
+        "MY_PASSWORD": "'true'",
+        "C": "abc",
+        "D": "'123456'",
+        "VLLM_HOST_IP": "a1b2c3d4e5f6a7b8",
+        "VLLM_CACHE_ROOT": "https://u:x@h",
+    }
+    for name, value in {**shown, **hidden}.items():
+        (problem,) = told(
+            INSTANCE + f"vllm\n    backend_options: {{model: m}}\n    environment: {{{name}: {value}, WRONG: [x]}}\n"
+        )
+        assert problem.source is not None
+        assert (f"{name}: {value}," in problem.source) is (name in shown), name
+
+
+def test_the_value_of_a_shortened_flag_is_hidden() -> None:
+    for words in ("--api-ke, WORD", "--hf-tok=WORD", "-hft, WORD", "'--api_k', 'WORD'"):
+        said = everything(
+            told(INSTANCE + f"vllm\n    backend_options: {{model: m, x: 1}}\n    extra_args: [{words}]\n")
+        )
+        assert "WORD" not in said.replace("extra_args: [WORD]", "")
 
 
 def test_a_key_file_and_a_variable_of_a_key_are_named() -> None:
