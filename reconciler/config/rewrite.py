@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.config import document, source
-from reconciler.config.schema import SCHEMA_PATH
+from reconciler.config.schema import EDITOR_HINT, MODELINE, SCHEMA_NAME
 from reconciler.core.errors import Conflict, Problem, Rejected
 from reconciler.core.spec import Fleet, OptionValue
 from reconciler.host import store
 
-MODELINE = f"# yaml-language-server: $schema=./{SCHEMA_PATH}\n"
-"""First line of a file that is made: with it an editor completes and checks."""
 NEW_MODE = 0o644
 """Of a file that is made; one that exists keeps its own."""
 
@@ -48,6 +46,11 @@ def text_of(file: source.SourceFile) -> str:
                 file=file.name,
             )
         ) from error
+
+
+def editor_lines(path: Path) -> str:
+    """What a new file at ``path`` begins with, so that an editor completes and checks it, or says how to get there."""
+    return MODELINE if (path.parent / SCHEMA_NAME).is_file() else EDITOR_HINT
 
 
 def changed(text: str, change: Callable[[str], str], file: str) -> str:
@@ -85,7 +88,7 @@ def rewrite(path: Path, change: Callable[[str], str], *, check: Callable[[source
         others = 0 if created else os.stat(path).st_nlink - 1
         text = text_of(source.SourceFile(name=str(path), data=old))
         new = changed(text, change, str(path))
-        data = (MODELINE + new if created else new).encode("utf-8")
+        data = (editor_lines(path) + new if created else new).encode("utf-8")
         check(source.in_memory(path, {str(path): data}))
         if data == old and not created:
             return Rewritten(created=False, changed=False)

@@ -20,6 +20,12 @@ from reconciler.core.spec import DURATION_PATTERN, NAME_PATTERN, AuthSpec, Backe
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_PATH = "schemas/llamactl.schema.json"
 """Where the generated schema is kept in the repository; ``llamactl schema`` prints the same text."""
+SCHEMA_NAME = "llamactl.schema.json"
+"""Of the schema beside a user's file."""
+MODELINE = f"# yaml-language-server: $schema={SCHEMA_NAME}\n"
+"""First line of a file that has its schema beside it: by it an editor completes and checks. Without the schema it would be an error."""
+EDITOR_HINT = f"# For completion in your editor: llamactl schema -o {SCHEMA_NAME}, then take one # off the next line.\n#{MODELINE}"
+"""What a file begins with that has none: how to come by it. Editors pass over a modeline behind a second ``#``."""
 
 LOADER_ONLY: Mapping[str, str] = {
     "text": "what is wrong before a text is data: encoding, YAML syntax, duplicate keys, tags, dates, control characters, "

@@ -59,7 +59,7 @@ def test_programs_get_the_losses_as_json(cli: Cli, swap: Path) -> None:
         "why": answer["lost"][0]["why"],
         "cure": None,
     }
-    assert answer["yaml"].startswith("# yaml-language-server:")
+    assert answer["yaml"].startswith("# For completion in your editor: llamactl schema -o llamactl.schema.json")
 
 
 def test_the_last_line_names_the_variables_to_set_and_with_them_it_is_valid(

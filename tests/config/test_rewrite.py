@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 from reconciler.config import source
 from reconciler.config.document import set_enabled
-from reconciler.config.rewrite import MODELINE, rewrite
+from reconciler.config.rewrite import rewrite
+from reconciler.config.schema import EDITOR_HINT, MODELINE, SCHEMA_NAME
 from reconciler.core.errors import Conflict, Rejected
 
 TEXT = "# mine\ninstances:\n  a: {t: v}  # one\n"
@@ -52,7 +54,15 @@ def test_another_hard_link_is_told_of(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "other").read_text() == TEXT
 
 
-def test_a_new_file_begins_with_the_line_that_editors_read(tmp_path: Path) -> None:
+def test_a_new_file_names_a_schema_that_is_there_and_else_says_how_to_get_one(tmp_path: Path) -> None:
+    rewrite(tmp_path / "early.yaml", lambda text: text + "instances: {}\n", check=anything)
+    early = (tmp_path / "early.yaml").read_text()
+    assert early == EDITOR_HINT + "instances: {}\n"
+    assert not any(re.match(r"#\s+yaml-language-server\s*:", line) for line in early.splitlines()), (
+        "an error in editors"
+    )
+    assert f"llamactl schema -o {SCHEMA_NAME}" in early
+    (tmp_path / SCHEMA_NAME).write_text("{}")
     done = rewrite(tmp_path / "new.yaml", lambda text: text + "instances: {}\n", check=anything)
     assert done.created
     assert (tmp_path / "new.yaml").read_text() == MODELINE + "instances: {}\n"

@@ -18,7 +18,7 @@ from reconciler.config._tree import Node, Path, Table, words
 from reconciler.config._tree import Sequence as List
 from reconciler.config.importers.contract import Draft, Imported, Lost
 from reconciler.config.importers.names import instance_name, is_name
-from reconciler.config.rewrite import MODELINE
+from reconciler.config.schema import EDITOR_HINT
 from reconciler.core.errors import Problem, Rejected
 from reconciler.core.spec import OptionValue
 
@@ -96,7 +96,7 @@ def write(imported: Imported, *, kind: str, origin: str, load: Load, environ: Ma
         or "".join(char if char.isprintable() else "?" for char in origin)
     )
     work = _Work(
-        head=f"{MODELINE}# Made by `llamactl import {kind}` from {shown}.\n",
+        head=f"{EDITOR_HINT}# Made by `llamactl import {kind}` from {shown}.\n",
         sections=copy.deepcopy({name: dict(section) for name, section in imported.sections.items() if section}),
         instances={name: copy.deepcopy(dict(draft.body)) for name, draft in drafts.items()},
         drafts=drafts,

@@ -14,7 +14,7 @@ from reconciler.config.importers import discover
 from reconciler.config.importers.contract import Draft, Imported, Lost
 from reconciler.config.importers.names import instance_name
 from reconciler.config.importers.write import Written, merged, write
-from reconciler.config.rewrite import MODELINE
+from reconciler.config.schema import EDITOR_HINT
 from reconciler.core.spec import NAME_PATTERN, Fleet
 
 
@@ -147,7 +147,7 @@ def test_a_variable_that_is_not_set_here_stays_and_is_named() -> None:
 
 
 def test_the_file_says_where_it_comes_from() -> None:
-    assert written(draft("a")).text.startswith(f"{MODELINE}# Made by `llamactl import test` from there.\n")
+    assert written(draft("a")).text.startswith(f"{EDITOR_HINT}# Made by `llamactl import test` from there.\n")
 
 
 def test_several_files_are_one_and_each_loss_names_its_own() -> None:
