@@ -15,8 +15,10 @@ from reconciler.core.spec import OptionValue
 
 _KEY_SHAPE = re.compile(
     r"(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|nvapi-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|glpat-[\w-]{16,}|eyJ[\w-]{16,}\.[\w.-]+)"
+    r"|(?<=[Bb]earer )[\w.~+/=-]{8,}"
 )
-"""Tokens that their issuers mark: Hugging Face, OpenAI and those who followed, NVIDIA, GitHub, GitLab, and JSON web tokens."""
+"""Tokens that their issuers mark: Hugging Face, OpenAI and those who followed, NVIDIA, GitHub, GitLab, and JSON web tokens; and any
+that is carried as `Bearer`."""
 _POSITION = re.compile(r"^\d+:(\d+): ")
 _READ_LATER = re.compile(r"(\w+) is read from llamactl's own environment")
 ELSEWHERE = "leave it where it is; an OpenAI-compatible one can be declared with backend_type: custom or external"
@@ -63,8 +65,8 @@ class Ledger:
     """Where each variable is given to the server, and where one is first read: the setting and its line."""
 
     def add(self, what: str, why: str, cure: str | None = None, *, line: int | None = None) -> None:
-        """One thing; no secret of the other file may be in these texts."""
-        entry = Lost(what=what, why=why, cure=cure, line=line)
+        """One thing; no secret of the other file may be in these texts (what has the shape of one is starred out)."""
+        entry = Lost(what=what, why=conceal(why, stars="***", message=True), cure=cure, line=line)
         if entry not in self.lost:
             self.lost.append(entry)
 

@@ -122,15 +122,15 @@ class Reader:
             raise Unsayable("`${` without a variable's name and a closing brace")
         form = re.match(r"(:?[-?+])|$", inner[name.end() :])
         if form is None:
-            raise Unsayable(f"${{{inner}}} is no variable")
+            raise Unsayable(f"what follows {name[0]} between the braces is no form of a variable")
         rest = inner[name.end() + form.end() :]
         if form[0] == "":
             return Ref(name[0], unset), end + 1
         if form[0] in ("+", ":+") or "$" in rest:
-            raise Unsayable(f"our file has no form for ${{{inner}}}", f"set {name[0]} and write ${{{name[0]}}}")
+            shape = f"${{{name[0]}{form[0]}...}}"  # what follows may be a secret
+            raise Unsayable(f"our file has no form for {shape}", f"set {name[0]} and write ${{{name[0]}}}")
         if form[0] in ("?", ":?"):
-            message = f" ({rest!r})" if rest else ""
-            why = f"the message{message} is not shown: llamactl says by itself that {name[0]} is not set"
+            why = f"its own message is not shown: llamactl says by itself that {name[0]} is not set"
             self.ledger.variable(f"{name[0]}?", what, why, line=line)
             return Ref(name[0]), end + 1
         if form[0] == "-":
@@ -164,6 +164,8 @@ class Reader:
         return full
 
     def _absolute(self, path: str, what: str, line: int) -> str:
+        if "://" in path:
+            raise Unsayable("a URL is no path of this host", "name a file or a folder")
         if self.folder is None:
             why = f"{path} is seen from the compose file's folder, which is not known of standard input"
             self.ledger.add(what, why, "write the whole path", line=line)

@@ -241,7 +241,10 @@ def assignments(value: str, names: Names) -> Iterator[tuple[str, Text]]:
     for word in words(value):
         name, equals, rest = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise Unsayable(f"{name!r} is no assignment", "write NAME=value")
+            why = "one of its words is no assignment (it is not said here: it may be a part of a secret)"
+            raise Unsayable(
+                why, 'write NAME=value, and "NAME=value" with quotes around it where the value holds blanks'
+            )
         yield name, names.expanded(rest)
 
 

@@ -194,12 +194,34 @@ def test_a_secret_in_a_default_is_not_said(value: str, kept: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "setting",
+    [
+        "shm_size: '${X:+hush-1234}'",
+        "ipc: '${TOKEN:?hush-1234}'",
+        "shm_size: '${X:-${Y}hush-1234}'",
+        "shm_size: '${X!hush-1234}'",
+        "env_file: 'http://me:hush-1234@host/x'",
+        "labels: {traefik.auth: Bearer hush-1234, token: hush-1234}",
+        "healthcheck: {test: [curl, -H, 'Authorization: Bearer hush-1234']}",
+        "build: {args: {TOKEN: hush-1234}}",
+        "environment: {AUTH: 'Authorization: Bearer hush-1234', URL: 'http://me:hush-1234@host'}",
+    ],
+)
+def test_no_secret_of_a_setting_is_told(setting: str) -> None:
+    text = f"services:\n  a:\n    image: vllm/vllm-openai\n    command: --model org/m\n    {setting}\n"
+    lost = imported("compose", text, name="compose.yaml").written.lost
+    assert lost
+    assert "hush-1234" not in str(lost)
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ["--header", "Authorization: Bearer hush-1234"],
         ["--header=X-Api-Key: hush-1234"],
         ["--proxy", "https://me:hush-1234@proxy/"],
         ["--made-up-token", "hush-1234"],
+        ["--made-up", "Bearer hush-1234"],
         ["--max-model-len", SECRET],
     ],
 )

@@ -170,6 +170,30 @@ def test_a_variable_that_is_llamactls_is_told_with_the_line_that_sets_it(name: s
     assert result.instances["llm"]["environment"]["LLAMA_ARG_N_GPU_LAYERS"] == "99"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Environment=TOKEN=first hush-1234",
+        "Environment=hush-1234",
+        'Environment="AUTH=Bearer hush-1234"',
+        "Environment=DB=postgres://me:hush-1234@db/x",
+        "ExecStartPre=/usr/bin/curl -H 'Authorization: Bearer hush-1234' http://x",
+    ],
+)
+def test_no_secret_of_a_unit_is_told(line: str) -> None:
+    result = of(f"[Service]\nExecStart=/usr/bin/llama-server -m /m/x.gguf\n{line}\n")
+    assert result.losses(line.partition("=")[0].partition(" ")[0]) or result.losses("AUTH")
+    assert "hush-1234" not in result.everything
+
+
+def test_no_secret_of_an_environment_file_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "llm.env"
+    file.write_text("KEYS=--password hush-1234\nURL=https://me:hush-1234@host/\nMY_TOKEN=hush-1234\nhush-1234\n")
+    result = of(f"[Service]\nEnvironmentFile={file}\nExecStart=/opt/own --port 3000 $KEYS --url ${{URL}}\n")
+    assert set(result.instances["llm"]["environment"]) == {"KEYS", "URL", "MY_TOKEN"}
+    assert "hush-1234" not in result.everything
+
+
 def test_the_operator_that_a_shell_is_given_is_named_as_it_is_written() -> None:
     result = of(VLLM_BEHIND_A_SHELL)
     assert not result.instances
