@@ -231,6 +231,30 @@ def test_probe_reads_every_program_of_the_file_once(cli: Cli, tmp_path: Path, pr
     assert cli("validate", str(file)).code == 0, "what was read is kept"
 
 
+def test_a_program_that_is_asked_has_the_variables_that_the_file_gives_it(
+    cli: Cli, tmp_path: Path, program: Path, file: Path
+) -> None:
+    def demanding(path: Path, variable: str) -> None:
+        shebang, text = llama_server(path, NEW).read_text().split("\n", 1)
+        path.write_text(f'{shebang}\n[ "${variable}" = x ] || exit 9\n{text}')
+
+    demanding(program, "ALL")
+    other = tmp_path / "other"
+    demanding(other, "OWN")
+    text = FILE.format(program=program).replace(" }\n", ", environment: { ALL: x } }\n", 1)
+    one = f"{{ backend_type: llama_cpp, executable: {other}, environment: {{ OWN: x }}, backend_options: {{ model: m }} }}"
+    file.write_text(f"{text}  two: {one}\n")
+    result = cli("validate", "--probe", str(file))
+    assert result.code == 0, result.out
+    assert cli("vocabulary", "llama-cpp", "-f", str(file), "--refresh").code == 0
+    program.write_text(program.read_text() + "# anew\n")
+    assert "llama_cpp: options of" in cli("schema", "--installed", "-f", str(file)).err
+    file.write_text(f"{text}  two: {one}\n".replace("OWN: x", "OWN: y").replace("ALL: x", "ALL: y"))
+    for path in (program, other):
+        path.write_text(path.read_text() + "# and again\n")
+    assert cli("validate", "--probe", str(file)).out.count("ended with 9") == 2
+
+
 def test_probe_refuses_what_the_installed_version_lacks_at_its_place(cli: Cli, program: Path, file: Path) -> None:
     file.write_text(FILE.format(program=program).replace("brand_new: 4", "flash_attn: on"))
     assert cli("validate", str(file)).code == 0

@@ -217,3 +217,17 @@ def test_a_pasted_command_is_read_by_the_options_of_the_program_that_it_names(tm
     assert parsed.backend_options["brand_new"] == 7
     assert not parsed.extra_args
     assert backend.parse("llama-server --model m.gguf --brand-new 7").extra_args == ("--brand-new", "7")
+
+
+def test_a_program_that_is_asked_sees_no_gpu_and_no_network(tmp_path: Path) -> None:
+    program = llama_server(tmp_path / "one")
+    shebang, text = program.read_text().split("\n", 1)
+    program.write_text(f"{shebang}\nenv > {tmp_path}/env\n{text}")
+    known = installed(tmp_path, CUDA_VISIBLE_DEVICES="0,1", HIP_VISIBLE_DEVICES="0")
+    known.read(KIND, (str(program),), declared={"CUDA_VISIBLE_DEVICES": "1", "HF_HUB_OFFLINE": "0", "OTHER": "x"})
+    seen = set((tmp_path / "env").read_text().splitlines())
+    assert {"CUDA_VISIBLE_DEVICES=", "HIP_VISIBLE_DEVICES=", "HF_HUB_OFFLINE=1", "OTHER=x"} <= seen
+    for kind in known.readable():
+        source = known.backends[kind].option_source
+        assert source is not None
+        assert dict(line.split("=", 1) for line in seen).items() >= source.environment.items(), f"{kind}: the same"
