@@ -157,7 +157,7 @@ def parse_command(
     chosen = [one for name, one in backends.items() if kind in (name, *one.parse_routes)]
     if not chosen:
         routes = ", ".join(sorted(route for one in backends.values() for route in one.parse_routes[:1]))
-        raise Rejected(Problem(message=f"there is no backend {kind!r}", hint=f"say which with --backend: {routes}"))
+        raise Rejected(Problem(message="there is no backend of this kind", hint=f"say which with --backend: {routes}"))
     parsed = chosen[0].parse(command, programs)
     return parsed, document.snippet(parsed.name, parsed.instance())
 

@@ -12,10 +12,12 @@ from functools import partial
 from reconciler.backends import _tokens
 from reconciler.backends._argv import read_words
 from reconciler.backends._base import VocabularyBackend
-from reconciler.backends._hide import named, with_source
+from reconciler.backends._hide import named
+from reconciler.backends._mask import Known, Takes, with_source
 from reconciler.backends._outer import REFUSED, WRAPPERS
-from reconciler.backends._parse import parse_unknown, shows, split_command
+from reconciler.backends._parse import parse_unknown, split_command, takes
 from reconciler.backends._tokens import Word
+from reconciler.backends._vocabulary import Vocabulary
 from reconciler.backends._wrappers import REPOSITORY, Peeled, base_name, peel_outer, program_place
 from reconciler.core.contracts import Backend, ParsedCommand
 from reconciler.core.errors import Rejected
@@ -34,7 +36,12 @@ def understand(command: str, backends: Mapping[str, Backend], programs: Backends
     try:
         chosen = _choose(command, readers, programs)
     except Rejected as rejected:
-        raise with_source(rejected, command, partial(_all_show, readers, programs)) from None
+        known = Known(
+            takes=partial(_takes, [one.usual_vocabulary(programs) for one in readers]),
+            program=lambda word: any(one.program.is_program(word) or word in one.program.modules for one in readers),
+            subcommand=frozenset(one.program.subcommand for one in readers if one.program.subcommand),
+        )
+        raise with_source(rejected, command, known) from None
     return chosen.parse(command, programs)
 
 
@@ -46,10 +53,11 @@ def unknown(command: str) -> ParsedCommand:
     return parse_unknown(command, kind=CUSTOM)
 
 
-def _all_show(readers: Sequence[VocabularyBackend], programs: BackendsSpec | None, flag: str) -> bool:
-    """Whether no server takes a secret there, and one of them knows the flag."""
-    found = [table for one in readers if (table := one.usual_vocabulary(programs)).by_flag(flag) is not None]
-    return bool(found) and all(shows(table, flag) for table in found)
+def _takes(tables: Sequence[Vocabulary], flag: str) -> Takes:
+    """What follows a flag: a secret where any server takes one there, else the most that one of them takes."""
+    found = {takes(table, flag) for table in tables}
+    order = (Takes.SECRET, Takes.VALUES, Takes.VALUE, Takes.SWITCH)
+    return next((one for one in order if one in found), Takes.UNKNOWN)
 
 
 def _choose(command: str, readers: Sequence[VocabularyBackend], programs: BackendsSpec | None) -> VocabularyBackend:

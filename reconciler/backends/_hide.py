@@ -6,11 +6,10 @@ What is said names flags, variables and places; values of secret and unknown fla
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 
-from reconciler.backends._tokens import Word, lines_of
-from reconciler.core.errors import Rejected
+from pydantic import JsonValue
+
+from reconciler.backends._word import Word
 from reconciler.core.secrets import is_secret_flag, is_secret_name, secrets_in
 
 _SHAPES = re.compile(
@@ -19,20 +18,47 @@ _SHAPES = re.compile(
         hf_\w{6,} | sk-[\w-]{6,} | gh[pousr]_\w{10,} | github_pat_\w{6,} | glpat-[\w-]{6,} | nvapi-[\w-]{6,}
       | xox[abpr]-[\w-]{6,} | AKIA[0-9A-Z]{12,} | eyJ[\w-]{10,} | (?:bearer|basic)\s+\S+
     )
-    | ://[^\s/@]+@ | authorization\s*[:=]
+    | ://[^\s/@]+@ | (?<![\w/.-])[\w.-]+:[^\s/@:]+@(?!sha256:)[\w.-] | authorization\s*[:=]
+    | [?&][\w-]*(?:signature|sig|credential|token|key|secret)=
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 """Keys of well-known services, a name and password in a URL, an HTTP header."""
 _IN_JSON = re.compile(r"""["']([\w-]{1,64})["']\s*:""")
-_WORD = re.compile(r"""(?:'[^']*'?|"(?:[^"\\]|\\.)*"?|\\.|[^\s'"\\]+)+""", re.DOTALL)
-_ASSIGNED = re.compile(r"""["']?([A-Za-z_][A-Za-z0-9_]*)=(?!["']?\$)""")
-_INNER_ASSIGNED = re.compile(r"""[\s'"][A-Z_][A-Z0-9_]*=""")
+_REFERENCE = re.compile(r"(?:[\w.-]*:)?\$\{\w+\}")
 _PLAIN = re.compile(r"[\w./:@+-]{1,60}")
-_LONGEST_SHOWN = 16 * 1024
-"""Characters of a command of which a line is shown at all: masking costs 1 µs for each."""
-_LONGEST_SOURCE = 400
-"""Characters of a line that a problem carries."""
+_RUN = re.compile(r"[^\W_]+")
+_ORDINARY = re.compile(
+    r"[a-z]+\d{0,5}[a-z]?|[A-Z]+\d{0,5}|(?:[A-Z]{1,4}[a-z]{2,}){1,4}[A-Z]{0,4}\d{0,4}[A-Za-z]?"
+    r"|[a-z]+(?:[A-Z][a-z]+){1,3}|\d{1,5}[a-zA-Z]{0,3}"
+)
+_SHORT_RUN = 4
+"""Characters in a row of which nothing can be told (``8x7B``, ``Q4``); no secret is that short."""
+_LONGEST_RUN = 24
+_VOICELESS = 7
+"""Letters without a vowel among them that are no word any more."""
+_GLUED = re.compile(
+    r"""(?i)-{1,2}(?:hft(?!$)|(?:[a-z]+[-_])*(?:api[-_]?key|hf[-_]?token|password|passwd|secret|token(?!s|iz))
+        (?!s?$|[-_](?:file|path|env|name|var|id|header|key|type)s?$).)""",
+    re.VERBOSE,
+)
+"""A secret's flag with more behind it that no flag has: most likely the secret."""
+_SHORTENED = ("api-key", "hf-token")
+"""Flags that argparse takes by any beginning that no other flag has."""
+
+
+def ordinary(text: str) -> bool:
+    """Whether a text is made of words, numbers and versions as names of models, files and settings are; a password seldom is."""
+    return all(_is_word(run) for run in _RUN.findall(text))
+
+
+def _is_word(run: str) -> bool:
+    if len(run) <= _SHORT_RUN:
+        return True
+    if len(run) > _LONGEST_RUN or (run.isascii() and not _ORDINARY.fullmatch(run)):
+        return False
+    letters = re.sub(r"\d", "", run).lower()
+    return len(letters) < _VOICELESS or not letters.isascii() or re.search("[aeiouy]", letters) is not None
 
 
 def looks_secret(text: str) -> bool:
@@ -44,6 +70,22 @@ def looks_secret(text: str) -> bool:
     )
 
 
+def holds_secret(value: JsonValue) -> bool:
+    """Whether a value of the file holds a secret that is written out; one that a variable stands for is none."""
+    match value:
+        case str():
+            return looks_secret(_REFERENCE.sub("", value))
+        case list():
+            return any(holds_secret(item) for item in value)
+        case dict():
+            return any(
+                holds_secret(item) or (isinstance(item, str) and is_secret_name(key) and bool(_REFERENCE.sub("", item)))
+                for key, item in value.items()
+            )
+        case _:
+            return False
+
+
 def named(text: str, otherwise: str = "this word") -> str:
     """A word as a message may say it: itself where it is short and plain, else only that it is one."""
     return repr(text) if _PLAIN.fullmatch(text) and not looks_secret(text) else otherwise
@@ -52,66 +94,26 @@ def named(text: str, otherwise: str = "this word") -> str:
 def flag_named(text: str) -> str:
     """An unknown flag as a message may say it."""
     name = text.partition("=")[0]
-    return name if re.fullmatch(r"--?[A-Za-z][\w.+-]{0,60}", name) and not looks_secret(name) else "this flag"
+    fits = re.fullmatch(r"--?[A-Za-z][\w.+-]{0,60}", name) and ordinary(name) and not _GLUED.match(name)
+    return name if fits and not looks_secret(name) else "this flag"
 
 
 def secret_flag(name: str) -> bool:
-    """Whether an unknown flag's name says that its value is a secret."""
+    """Whether an unknown flag's name says that its value is a secret, also where it is misspelled, shortened or goes on."""
+    plain = name.lstrip("-").replace("_", "-").lower()
     return (
-        is_secret_flag(name) or re.search(r"(?i)secret|passw|token$|credential|auth(?:orization)?$", name) is not None
+        is_secret_flag(name)
+        or _GLUED.match(name) is not None
+        or is_secret_name(plain)
+        or (len(plain) > 1 and any(one.startswith(plain) for one in _SHORTENED))
+        or plain.startswith(("api-key.", "api-key:", "hf-token.", "hf-token:", "hft"))
+        or re.search(r"(?i)authorization$|credential|(?<![a-z])auth$", plain) is not None
     )
 
 
 def secret_variable(name: str, value: str) -> bool:
     """Whether an environment variable holds a secret, by its name or its value."""
-    return is_secret_name(name) or "SECRET" in name.upper() or "PASSW" in name.upper() or looks_secret(value)
-
-
-def with_source(rejected: Rejected, command: str, shows: Callable[[str], bool]) -> Rejected:
-    """The refusal with the line that it is about, for display; what may be a secret is starred out, columns unchanged.
-
-    ``shows`` tells whether the value of a flag may be shown: a known flag that is no secret.
-    """
-    if len(command) > _LONGEST_SHOWN:
-        return rejected
-    text = lines_of(command)
-    masked = list(text)
-    for start, end in _hidden(text, shows):
-        masked[start:end] = ["\n" if char == "\n" else "*" for char in masked[start:end]]
-    lines = "".join(masked).split("\n")
-    return Rejected(
-        *(
-            replace(problem, source=lines[problem.line - 1][:_LONGEST_SOURCE] or None)
-            if problem.line is not None and problem.line <= len(lines)
-            else problem
-            for problem in rejected.problems
-        )
-    )
-
-
-def _hidden(text: str, shows: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
-    hiding = next_one = False
-    """Until the next flag; the next word whatever it looks like."""
-    for found in _WORD.finditer(text):
-        word, at = found[0], found.start()
-        assigned = _ASSIGNED.match(word)
-        bare = word.strip("'\"")
-        flag, equals, _ = bare.partition("=")
-        if next_one:
-            yield at, found.end()
-            next_one = False
-        elif flag.startswith("-") and len(flag) > 1 and not re.fullmatch(r"-[0-9.]+", flag):
-            visible = shows(flag)
-            hiding = not visible and not equals
-            next_one = hiding and secret_flag(flag)
-            if equals and not visible:
-                yield at + word.index("=") + 1, found.end()
-            elif looks_secret(word):
-                yield at, found.end()
-        elif assigned is not None:
-            yield at + assigned.end(), found.end()
-        elif hiding or looks_secret(word) or _INNER_ASSIGNED.search(word):
-            yield at, found.end()
+    return is_secret_name(name) or looks_secret(value)
 
 
 def at_word(word: Word, message: str) -> str:

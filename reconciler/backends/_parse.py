@@ -6,6 +6,7 @@ written to it as they are.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -15,11 +16,12 @@ from pydantic import JsonValue
 from reconciler.backends import _docker, _tokens
 from reconciler.backends._argv import Reading, read_words
 from reconciler.backends._flags import option_words
-from reconciler.backends._hide import at_word, flag_named, looks_secret, secret_flag, secret_variable, with_source
+from reconciler.backends._hide import at_word, flag_named, holds_secret, looks_secret, secret_flag, secret_variable
+from reconciler.backends._mask import Known, Takes, with_source, without_secrets
 from reconciler.backends._outer import REFUSED
 from reconciler.backends._tokens import Word
 from reconciler.backends._values import ValueProblem
-from reconciler.backends._vocabulary import Syntax, Vocabulary
+from reconciler.backends._vocabulary import Kind, Syntax, Vocabulary
 from reconciler.backends._wrappers import Peeled, Program, peel, peel_outer, quoted
 from reconciler.core.contracts import ParsedCommand
 from reconciler.core.errors import Problem, Rejected
@@ -30,7 +32,8 @@ _MODEL_FILE = re.compile(r"(?:[-.]0*1-of-0*\d+)?\.(?:gguf|safetensors|bin)$")
 _LISTENING = re.compile(r"uds|api_prefix|(?:enable_)?ssl_\w+")
 """Options about how the server listens: llamactl's own, as host and port are."""
 _PORT = re.compile(r"[0-9]{1,5}")
-_REFERENCE = re.compile(r"\$\{[^}]*\}")
+_REFERENCE = re.compile(r"(?:Bearer )?\$\{[A-Za-z_][A-Za-z0-9_]*(?::-)?\}")
+_AS_GIVEN = "stands in the file as it was given; ${NAME} would keep it out"
 _OWN_KEY = "llamactl gives each server a random key of its own"
 
 
@@ -48,17 +51,37 @@ def parse_command(
     whether they were read from that very program;
     ``key_variables`` are llamactl's to set; ``model_keys`` suggest a name, best first; ``refused`` are options that no
     instance may have, each with what to do instead. Rejected with line, column and the line's text."""
+    usual, _ = vocabulary_of(None)
+    known = Known(
+        takes=functools.partial(takes, usual),
+        program=lambda word: program.is_program(word) or word in program.modules,
+        subcommand=frozenset({program.subcommand or program.plain, *program.tails.values(), *program.modes}),
+    )
     try:
-        return _parse(command, kind, vocabulary_of, program, key_variables, model_keys, refused)
+        parsed = _parse(command, kind, vocabulary_of, program, key_variables, model_keys, refused)
     except Rejected as rejected:
-        usual, _ = vocabulary_of(None)
-        raise with_source(rejected, command, lambda flag: shows(usual, flag)) from None
+        raise with_source(rejected, command, known) from None
+    return without_secrets(parsed, command, known) if parsed.warnings else parsed
 
 
-def shows(vocabulary: Vocabulary, flag: str) -> bool:
-    """Whether the value of a flag may be said: a known one (or a part of one) that is no secret."""
-    found = vocabulary.by_flag(flag) or vocabulary.by_flag(flag.partition(".")[0])
-    return found is not None and not found[0].secret
+def takes(vocabulary: Vocabulary, flag: str) -> Takes:
+    """What follows a flag, as far as saying it goes: a part of a known one (``--a.b``), or one cut short, counts as the whole."""
+    base, _, rest = flag.partition(".")
+    found = vocabulary.by_flag(flag) or vocabulary.by_flag(base)
+    if found is None and vocabulary.syntax is not Syntax.LLAMA and len(base) > 4 and base.startswith("--"):
+        short = vocabulary.by_prefix(base)
+        found = None if short is None else short[1:]
+    if found is None:
+        return Takes.UNKNOWN
+    if found[0].secret or (rest and secret_flag(rest)):
+        return Takes.SECRET
+    match found[0].kind:
+        case Kind.SWITCH:
+            return Takes.SWITCH
+        case Kind.LIST | Kind.TUPLE:
+            return Takes.VALUES
+        case Kind.VALUE | Kind.APPEND | Kind.COMMA:
+            return Takes.VALUE
 
 
 def _parse(
@@ -82,6 +105,7 @@ def _parse(
         del peeled.environment[name]
         peeled.warn(peeled.places[name], f"{name} was dropped: {_OWN_KEY}")
     _hide_variables(peeled)
+    _say_what_stands(vocabulary, reading, peeled, words)
     first = peeled.program or words[0]
     executable = None if usual else _executable_text(peeled.executable, first)
     if peeled.executable and re.match(r"(?!\$\{)[^/]+/", peeled.executable[0]):
@@ -101,10 +125,12 @@ def _parse(
 
 def parse_unknown(command: str, *, kind: str) -> ParsedCommand:
     """A command of no known server, its words kept as they are. Rejected with line, column and the line's text."""
+    known = Known()
     try:
-        return _parse_unknown(command, kind)
+        parsed = _parse_unknown(command, kind)
     except Rejected as rejected:
-        raise with_source(rejected, command, lambda _: False) from None
+        raise with_source(rejected, command, known) from None
+    return without_secrets(parsed, command, known)
 
 
 def _parse_unknown(command: str, kind: str) -> ParsedCommand:
@@ -206,11 +232,28 @@ def _join_lines(words: Sequence[Word]) -> Sequence[str]:
 def _hide_variables(peeled: Peeled) -> None:
     """A secret does not go into the file: the variable is read from llamactl's own environment instead."""
     for name, value in peeled.environment.items():
-        if value and not _REFERENCE.search(value) and secret_variable(name, value):
+        if value and not _REFERENCE.fullmatch(value) and secret_variable(name, value):
             peeled.environment[name] = f"${{{name}}}"
             peeled.warn(
                 peeled.places[name], f"the value of {name} was left out; set {name} where llamactl itself is started"
             )
+
+
+def _say_what_stands(vocabulary: Vocabulary, reading: Reading, peeled: Peeled, words: Sequence[Word]) -> None:
+    """A secret that goes into the file, because nobody knows what would become of the command without it, is said."""
+    for name, value in reading.options.items():
+        if holds_secret(value):
+            what = f"a part of {vocabulary[name].flag} looks like a secret and"
+            reading.warnings.append(at_word(reading.words[name], f"{what} {_AS_GIVEN}"))
+    places = {word.text: word for word in reversed(words)}
+    held = [*peeled.executable, *reading.extra]
+    for before, text in zip(("", *held), held, strict=False):
+        word = places.get(text) or next((one for one in words if text in one.text), words[0])
+        by_flag = before.startswith("-") and secret_flag(before) and before not in reading.extra
+        by_name = by_flag and not text.startswith(("-", "${"))
+        said = text.startswith("-") and secret_flag(text.partition("=")[0]) and text in reading.extra
+        if by_name or (holds_secret(text) and not said):
+            peeled.warn(word, f"a part of this word looks like a secret and {_AS_GIVEN}")
 
 
 def _take_ours(vocabulary: Vocabulary, reading: Reading, peeled: Peeled, refused: Mapping[str, str]) -> None:
@@ -263,7 +306,7 @@ def _secret(name: str, value: JsonValue, word: Word, peeled: Peeled) -> str:
     """What becomes of a secret option, in words."""
     if "token" not in name:
         return _OWN_KEY
-    given = value if isinstance(value, str) and re.fullmatch(r"\$\{[^}]*\}", value) else "${HF_TOKEN}"
+    given = value if isinstance(value, str) and _REFERENCE.fullmatch(value) else "${HF_TOKEN}"
     if "HF_TOKEN" not in peeled.environment:
         peeled.set("HF_TOKEN", given, word)
     if _docker.is_run(peeled.executable):

@@ -19,6 +19,9 @@ from reconciler.cli.failure import MEANINGS
 CONTEXT: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Settings of every click context."""
 
+_NAME = re.compile(r"[\w./-]{1,40}")
+"""A word that a message may repeat."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -89,9 +92,13 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is meant; a usage error with the nearest name otherwise."""
         if args[0] not in self.known and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self.known, n=1)
+            name, *more = args[0].split(None, 1) or [""]
+            near = difflib.get_close_matches(name, self.known, n=1)
             cure = f"try `llamactl {near[0]}`" if near else "see `llamactl --help`"
-            raise click.UsageError(f"there is no command {args[0]!r}; {cure}", ctx)
+            if more:  # a whole command line, which may hold a secret
+                cure = "to read a server's command line, write `llamactl parse` before it"
+            said = repr(name) if _NAME.fullmatch(name) else "of this name"
+            raise click.UsageError(f"there is no command {said}; {cure}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
