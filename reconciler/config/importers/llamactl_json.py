@@ -6,16 +6,21 @@ and, in the oldest, right among the instance's own settings.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from pydantic import JsonValue
 
 from reconciler.config._guard import rejected
-from reconciler.config._tree import Entry, Node, Place, Scalar, Sequence, Table
+from reconciler.config._tree import Entry, Node, Place, Scalar, Sequence, Table, plain
+from reconciler.config.importers._carry import Ledger, withheld
+from reconciler.config.importers._json_options import ServerOptions
+from reconciler.config.importers._variables import Variables
 from reconciler.config.importers._walk import Section, read_table, scalar_text
+from reconciler.config.importers._words import literal
 from reconciler.config.importers.contract import Draft, Imported, Lost, Understand, Unknown
 from reconciler.core.errors import Problem, Rejected
 from reconciler.core.spec import OptionValue
@@ -61,6 +66,12 @@ _ASSIGNED = {
     "api_key": "llamactl gives each server a random key of its own",
     "api_key_file": "llamactl gives each server a random key of its own",
 }
+_BECAME = {
+    "idle_timeout": "idle_timeout", "max_restarts": "restart", "environment": "environment",
+    "command_override": "executable", "backend_type": "backend_type",
+}  # fmt: skip
+"""Settings of that program by what they are here."""
+_WANTED = 'an instance has "name" and "options"'
 _LOCAL_NODE = "main"
 
 
@@ -77,8 +88,10 @@ class LlamactlJson:
         del unknown  # a known server each
         table, lost = _json(data, name)
         drafts = []
+        commands = {understand(command).backend_type: command for command in _COMMANDS.values()}
+        variables = Variables(understand)
         for called, section in _instances(table, name, lost):
-            draft = _Instance(called, section, understand).draft()
+            draft = _Instance(called, section, understand, commands, variables).draft()
             drafts += [] if draft is None else [draft]
         return Imported(drafts=tuple(drafts), lost=tuple(lost))
 
@@ -89,7 +102,7 @@ def _json(data: bytes, name: str) -> tuple[Table, list[Lost]]:
     if not data.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"{", b"[")):
         raise rejected(Place(name, 1, 1), "this is no JSON: it begins with neither { nor [")
     if data.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"{"):
-        return read_table(data, name)
+        return read_table(data, name, wanted=_WANTED)
     try:
         table, lost = read_table(b'{"instances":\n' + data.removeprefix(b"\xef\xbb\xbf") + b"\n}", name)
     except Rejected as refusal:
@@ -147,10 +160,8 @@ def _instances(table: Table, file: str, lost: list[Lost]) -> Iterator[tuple[str,
         return
     if not table.entries or not all(isinstance(entry.node, Table) for entry in table.entries.values()):
         place = table.place
-        hint = 'an instance has "name" and "options"'
-        raise rejected(
-            Place(file, place.line, place.column), "there is no instance of llamactl in this JSON", hint=hint
-        )
+        message = "there is no instance of llamactl in this JSON"
+        raise rejected(Place(file, place.line, place.column), message, hint=_WANTED)
     for key, below in whole.sections():
         yield below.text("name") or key, below
 
@@ -162,6 +173,9 @@ class _Instance:
     name: str
     frame: Section
     understand: Understand
+    commands: Mapping[str, str]
+    """A command of each server that llamactl knows, by what we call it."""
+    variables: Variables
 
     def draft(self) -> Draft | None:
         """The draft; None when nobody knows which server it is."""
@@ -179,22 +193,32 @@ class _Instance:
             )
             return None
         body: dict[str, OptionValue] = {"backend_type": kind, "backend_options": {}}
-        found: dict[str, OptionValue] = {}
+        ledger = Ledger(lost=self.frame.lost)
+        read = ServerOptions(self.understand, self.commands.get(kind), ledger)
         if server is not None:
-            self._extra(server, body)
+            self._extra(server, read)
             for key, why in _ASSIGNED.items():
                 if key in server.table.entries:
                     server.lose(key, why)
-            found = {key: _value(entry.node) for key, entry in server.table.entries.items() if key not in server.taken}
-            server.taken.update(found)
-        body["backend_options"] = found
+            for key, entry in server.table.entries.items():
+                if key not in server.taken:
+                    read.option(key, plain(entry.node), _value(entry.node), server.path(key), server.line(key))
+            server.taken.update(server.table.entries)
+            read.settle()
+        where, line = (server or options).where or self.name, self.frame.line()
+        body["backend_options"] = withheld(read.found, ledger, where, line=line)
+        if read.extra:
+            body["extra_args"] = withheld(read.extra, ledger, where, line=line)
         self._state(options, body)
         self._restart(options, body)
-        self._environment(options, body)
+        self._environment(options, body, ledger)
         self._place(options, body)
         options.rest(_OWN_REASONS | _FRAME_REASONS)
         self.frame.rest(_FRAME_REASONS)
-        return Draft(name=self.name, body=body, line=self.frame.line())
+        lines = read.lines | {
+            (ours,): options.line(key) for key, ours in _BECAME.items() if key in options.table.entries
+        }
+        return Draft(name=self.name, body=body, line=line, where=self.frame.where, lines=lines)
 
     def _server(self, options: Section) -> tuple[str | None, Section | None]:
         """What the server is called, and its options."""
@@ -226,22 +250,27 @@ class _Instance:
             return self.understand(_COMMANDS["llama_server_options"]).backend_type, flat
         return None, None
 
-    def _extra(self, server: Section, body: dict[str, OptionValue]) -> None:
+    def _extra(self, server: Section, read: ServerOptions) -> None:
+        """``extra_args``: flags with their values, as a mapping or as words."""
         node = server.node("extra_args")
-        if node is None:
-            return
-        words: list[OptionValue] = []
+        groups: list[tuple[list[str], int]] = []
         if isinstance(node, Sequence):
-            words += [_escaped(scalar_text(item) or "") for item in node.items]
+            for item in node.items:
+                word = scalar_text(item) or ""
+                if groups and not re.match(r"--?[A-Za-z]", word):
+                    groups[-1][0].append(word)
+                else:
+                    groups.append(([word], item.place.line))
         elif isinstance(node, Table):
             for key, entry in node.entries.items():
-                words.append(_escaped(key if key.startswith("-") else f"--{key}"))
                 value = scalar_text(entry.node)
-                words += [_escaped(value)] if value else []
-        else:
+                flag = key if key.startswith("-") else f"--{key}"
+                groups.append(([flag, value] if value else [flag], entry.key_place.line))
+        elif node is not None:
             server.lose("extra_args", "a mapping was expected here")
-        if words:
-            body["extra_args"] = words
+        for words, line in groups:
+            what = f"{server.path('extra_args')} {words[0]}"
+            read.words(words, [_escaped(word) for word in words], what, line)
 
     def _state(self, options: Section, body: dict[str, OptionValue]) -> None:
         on_demand = self._flag(options, "on_demand_start")
@@ -269,15 +298,20 @@ class _Instance:
         if restart:
             body["restart"] = restart
 
-    def _environment(self, options: Section, body: dict[str, OptionValue]) -> None:
+    def _environment(self, options: Section, body: dict[str, OptionValue], ledger: Ledger) -> None:
         section = options.section("environment")
         if section is None:
             return
         found: dict[str, OptionValue] = {}
         for key in section.table.entries:
-            value = section.text(key)
+            text = section.text(key)
+            if text is None:
+                continue
+            command = self.commands.get(str(body["backend_type"]))
+            what, line = section.path(key), section.line(key)
+            value = self.variables.carried(key, literal(text), what, ledger, command=command, line=line)
             if value is not None:
-                found[key] = _escaped(value)
+                found[key] = value
         if found:
             body["environment"] = found
 

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 
 from reconciler.config._guard import BadScalar, check_text, decode, rejected
 from reconciler.config._parse import split_lines
@@ -35,6 +36,9 @@ _FALSE = frozenset({"off", "disabled", "false", "0"})
 """As the server reads them."""
 _MODELS = ("model", "model_url", "hf_repo", "docker_repo")
 """Options that say which model is served, as the understood command names them."""
+_SUGGESTED = re.compile(r"did you mean -{0,2}([\w-]+)\?")
+_ALIKE = 0.7
+"""Of 1, how near a name must be to be suggested: ``n-gpu-layer`` is 0.96 of ``n-gpu-layers``, ``foo`` 0.5 of ``tools``."""
 _MOST = 2_000
 """Sections; each key is understood by itself, which takes about 0.1 ms."""
 
@@ -195,7 +199,7 @@ class _Reader:
         if pair.value in _TRUE:
             return parsed
         if not all(isinstance(value, bool) for value in parsed.backend_options.values()):
-            return None
+            return self._opposite(flag, parsed)
         turned: Mapping[str, OptionValue] = {name: not value for name, value in parsed.backend_options.items()}
         return ParsedCommand(
             backend_type=parsed.backend_type,
@@ -206,6 +210,14 @@ class _Reader:
             name=parsed.name,
             warnings=parsed.warnings,
         )
+
+    def _opposite(self, flag: str, parsed: ParsedCommand) -> ParsedCommand | None:
+        """The negative form of a removed option that became a value of another one: ``mmap = off`` is ``--no-mmap``."""
+        opposite = flag.replace("--no-", "--", 1) if flag.startswith("--no-") else flag.replace("--", "--no-", 1)
+        turned = self._alone(opposite)
+        if turned is None or turned.extra_args or turned.backend_options.keys() != parsed.backend_options.keys():
+            return None
+        return turned
 
     def _variable(self, preset: _Preset, key: str, pair: _Pair) -> bool:
         """A variable that is no option by another name."""
@@ -220,10 +232,21 @@ class _Reader:
         return True
 
     def _unknown(self, preset: _Preset, key: str, pair: _Pair) -> None:
-        why = "the server has no option of that name, or not with this value"
-        parsed = self._alone(f"--{key} {shlex.quote(pair.value)}")
-        cure = next((_without_place(warning) for warning in parsed.warnings), None) if parsed is not None else None
-        self._lose(key, why, cure, pair.line)
+        """A key that is not in the instance, with the reason that the reading of a command line has, or the nearest name."""
+        del preset
+        try:
+            parsed = self.understand(f"{PROGRAM} --{key} {shlex.quote(pair.value)}")
+        except Rejected as refusal:
+            self._lose(key, f"it was left out: {refusal.problems[0].message}", refusal.problems[0].hint, pair.line)
+            return
+        if not parsed.extra_args:
+            why = f"it was left out: the server has no such value of it as {pair.value!r}"
+            self._lose(key, why, None, pair.line)
+            return
+        why = "it was left out: llama-server has no option of that name, and refuses a file of presets with it"
+        near = next((found[1] for warning in parsed.warnings if (found := _SUGGESTED.search(warning))), None)
+        alike = near is not None and SequenceMatcher(None, key, near).ratio() >= _ALIKE
+        self._lose(key, why, f"did you mean {near}?" if alike else None, pair.line)
 
     def _told(self, parsed: ParsedCommand, key: str, line: int) -> None:
         for warning in parsed.warnings:

@@ -141,6 +141,60 @@ def test_lines_are_those_of_the_file_in_a_list_too() -> None:
     assert "what" in text.splitlines()[loss.line - 1]
 
 
+def test_options_that_servers_no_longer_have_become_what_took_their_place() -> None:
+    document = {
+        "name": "m",
+        "options": {
+            "backend_type": "llama_cpp",
+            "backend_options": {
+                "model": "/a.gguf",
+                "no_mmap": True,
+                "no_warmup": True,
+                "no_webui": True,
+                "flash_attn": "true",
+                "defrag_thold": 0.1,
+                "n_gpu_layers": 7,
+                "n_gpu_layer": 8,
+                "extra_args": {"draft-max": "16", "mlock": "", "foo": "bar"},
+            },
+        },
+    }
+    text = json.dumps(document, indent=1)
+    found = bring("llamactl-json", text)
+    options = dict(found["m"].backend_options)
+    assert options.pop("n_gpu_layers", options.pop("gpu_layers", None)) == 7
+    assert options == {
+        **{"model": "/a.gguf", "load_mode": "mlock", "warmup": False, "ui": False},
+        **{"flash_attn": "on", "defrag_thold": "0.1"},
+    }
+    assert found["m"].extra_args == ("--foo", "bar")
+    at = {"no_mmap", "n_gpu_layer", "draft-max", "mlock"}
+    said = {key: [loss for loss in found.lost if loss.what.endswith(key)] for key in at}
+    for key, losses in said.items():
+        assert [f'"{key}"' in text.splitlines()[(loss.line or 0) - 1] for loss in losses] == [True], (key, losses)
+
+
+def test_false_and_0_are_given_to_no_server_as_there() -> None:
+    found = shaped(
+        backend_type="llama_cpp", backend_options={"model": "/a", "no_mmap": False, "mlock": False, "temp": 0}
+    )
+    assert found["m"].backend_options == {"model": "/a"}
+    assert len(found.lost) == 3
+    assert "load_mode" not in found.said()
+
+
+def test_secrets_become_variables_and_keys_of_our_own_go() -> None:
+    found = shaped(
+        backend_type="llama_cpp",
+        backend_options={"model": "/a", "hf_token": SECRET, "extra_args": ["--custom-token", SECRET]},
+        environment={"HF_TOKEN": SECRET, "OPENAI_API_KEY": "x", "LLAMA_API_KEY": "y", "PLAIN": "z"},
+    )
+    assert SECRET not in found.text + found.said()
+    assert "HF_TOKEN: ${HF_TOKEN}\n" in found.text
+    assert set(found["m"].environment) == {"HF_TOKEN", "OPENAI_API_KEY", "PLAIN"}
+    assert "key of its own" in found.loss("options.environment.LLAMA_API_KEY").why
+
+
 def test_what_was_stopped_stays_stopped() -> None:
     stopped = {"name": "m", "status": "stopped", "options": OPTIONS}
     assert not bring("llamactl-json", json.dumps(stopped))["m"].enabled

@@ -114,6 +114,24 @@ def test_every_key_is_either_in_the_instance_or_reported(presets: Import) -> Non
         assert found["m"].backend_options == {"model": "a.gguf"}, line
 
 
+def test_a_key_that_the_server_has_not_is_said_to_be_left_out_and_only_near_names_are_suggested() -> None:
+    found = bring(
+        "preset-ini", "[m]\nmodel = /a.gguf\ndecision-seqs = 24\nn-gpu-layer = 8\nfoo = bar\nctx-size = many\n"
+    )
+    assert "extra_args" not in found.said()
+    assert found["m"].extra_args == ()
+    for key in ("decision-seqs", "n-gpu-layer", "foo"):
+        assert "refuses a file of presets with it" in found.loss(key).why
+    assert found.loss("n-gpu-layer").cure == "did you mean n-gpu-layers?"
+    assert found.loss("foo").cure is None
+    assert "whole number" in found.loss("ctx-size").why or "many" in found.loss("ctx-size").why
+
+
+@pytest.mark.parametrize(("line", "mode"), [("no-mmap = on", "none"), ("mmap = off", "none"), ("mlock = 1", "mlock")])
+def test_a_removed_switch_becomes_what_took_its_place(line: str, mode: str) -> None:
+    assert bring("preset-ini", f"[m]\nmodel = /a.gguf\n{line}\n")["m"].backend_options["load_mode"] == mode
+
+
 def test_no_secret_is_told(presets: Import) -> None:
     assert SECRET not in presets.said()
     assert SECRET not in presets.text

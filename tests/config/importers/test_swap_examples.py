@@ -260,7 +260,8 @@ def test_it_loads_with_its_variables_set_and_has_every_model(example: str) -> No
     found = bring("llama-swap", EXAMPLES[example])
     models = plain(parse(EXAMPLES[example].encode(), name="x").root)
     assert isinstance(models, dict)
-    assert set(found.fleet.instances) == INSTANCES.get(example, set(models.get("models") or {}))
+    named = models.get("models")
+    assert set(found.fleet.instances) == INSTANCES.get(example, set(named) if isinstance(named, dict) else set())
 
 
 def test_each_of_its_keys_is_carried_over_or_reported_at_its_own_line(example: str) -> None:
