@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from reconciler.core.errors import Problem, Rejected
+from reconciler.host.clock import SystemClock
 
 NOT_FOUND = "PROGRAM_NOT_FOUND"
 """Code of the problem that there is no such program, or no right to run it."""
@@ -47,6 +48,13 @@ _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*t?")
 _HEAD = 4096
 """How much of a file tells its interpreter, bytes; Linux reads 256 for a shebang, pip's longer form takes a second line."""
 _CHUNK = 1 << 20
+_LIBRARY = re.compile(r"\.(?:so(?:\.[0-9][0-9.]*)?|dylib)$")
+_MOST_LIBRARIES = 256
+"""Of one folder; llama.cpp's releases bring 15 to 30."""
+_GRANULARITY_S = 2.0
+"""Two changes within so many seconds may leave the same times: FAT's step is 2 s; that of Linux' own file systems 4 to 10 ms."""
+UNSETTLED = "unsettled"
+"""Stands for the last time of a file that was changed moments ago."""
 _RELOCATABLE = '"$(dirname -- "$(realpath -- "$0")")"/'
 """How uv writes the folder of the script itself into a script that may be moved."""
 
@@ -74,7 +82,8 @@ class Identity:
     digest: str
     """SHA-256, in hex."""
     seen: tuple[tuple[str, ...], ...]
-    """Path, device, inode, size, and times of every file that went in: as long as these hold, the digest does."""
+    """Path, device, inode, size, and times of every file that went in: as long as these hold, the digest does. A file that was
+    written the moment before has no such times yet (its next change may have the same), so it is always looked into."""
     site: str | None
     """The folder where its distribution was found; None for a program without one."""
 
@@ -188,6 +197,8 @@ def _shebang(path: str) -> list[str]:
 def identify(program: Program, distribution: str | None, site: str | None = None) -> Identity:
     """The program's identity now: its content and, for a distribution, what its metadata say in the interpreter's environment.
 
+    For a program that runs by itself names, sizes and times of the shared libraries beside it belong to it too.
+
     ``site`` is a folder where the metadata were found by asking the interpreter. Rejected when a file cannot be read.
     """
     digest = hashlib.sha256("\0".join(("1", *program.command, "", *program.interpreter)).encode())
@@ -196,6 +207,8 @@ def identify(program: Program, distribution: str | None, site: str | None = None
     try:
         if program.content is not None:
             _take(program.content, digest, seen)
+        if program.content is not None and not program.interpreter:
+            _take_libraries(program.content, digest, seen)
         if distribution is not None and program.interpreter:
             for folder in (*_sites(program.interpreter[0]), *((site,) if site else ())):
                 for file in _metadata(folder, distribution):
@@ -225,17 +238,50 @@ def unchanged(seen: Sequence[Sequence[str]]) -> bool:
 
 def _take(path: str, digest: hashlib._Hash, seen: list[tuple[str, ...]]) -> None:
     with open(path, "rb") as file:
-        seen.append(_mark(path, os.fstat(file.fileno())))
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(22, "it is no regular file", path)
+        seen.append(_settled(path, status))
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     digest.update(b"\0")
 
 
+def _take_libraries(program: str, digest: hashlib._Hash, seen: list[tuple[str, ...]]) -> None:
+    """The shared libraries that a program brings along; not their bytes, which may be gigabytes of GPU code.
+
+    Those in its own folder, and those of its name in the ``lib`` beside: the rest of a system's libraries is not its own.
+    """
+    whole = os.path.realpath(program)
+    here = os.path.dirname(whole)
+    words = "|".join(re.escape(word) for word in re.split(r"[^A-Za-z0-9]+", os.path.basename(whole)) if len(word) > 2)
+    own = re.compile(rf"lib(?:{words}|common)(?![A-Za-z]).*" if words else "libcommon(?![A-Za-z]).*")
+    for folder, named in ((here, None), (os.path.join(os.path.dirname(here), "lib"), own)):
+        found = sorted(
+            name for name in _names(folder) if _LIBRARY.search(name) and (named is None or named.match(name))
+        )
+        marks = [
+            _settled(path, os.stat(path))
+            for name in found[:_MOST_LIBRARIES]
+            if os.path.exists(path := f"{folder}/{name}")
+        ]
+        for path, _, _, size, changed, _ in marks:
+            digest.update("\0".join((path, size, changed, "")).encode(errors="surrogateescape"))
+        if marks:  # and the folder, for those that come
+            seen += [_settled(folder, os.stat(folder)), *marks]
+
+
 def _mark(path: str, status: os.stat_result) -> tuple[str, ...]:
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{path} is not a regular file")
     numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return (path, *map(str, numbers))
+
+
+def _settled(path: str, status: os.stat_result) -> tuple[str, ...]:
+    """A mark that holds only if a later change must show in it; one that never holds for a file of the last moments."""
+    mark = _mark(path, status)
+    if SystemClock().now() - max(status.st_mtime, status.st_ctime) < _GRANULARITY_S:
+        return (*mark[:-1], UNSETTLED)
+    return mark
 
 
 def _sites(interpreter: str) -> Iterator[str]:

@@ -234,7 +234,8 @@ class Installed:
             identity = programs.identify(program, distribution, site)
         output = reading.ask(program, option_source, self._environ, declared=declared)
         table = _table(backend, program, option_source, output)
-        if programs.identify(program, distribution, site) != identity:
+        before, identity = identity, programs.identify(program, distribution, site)
+        if identity.digest != before.digest:
             hint = "try again when its installation is over"
             raise Rejected(Problem(message=f"{program.path} changed while it was read", hint=hint, code=reading.FAILED))
         if distribution is not None and identity.site is None:

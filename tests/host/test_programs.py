@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Rejected
+from reconciler.host import programs
 from reconciler.host.programs import NOT_FOUND, OPAQUE, Program, find, identify, same, unchanged
 from tests.host.installs import Environment, script
 
@@ -110,7 +111,8 @@ def test_a_shell_script_that_is_asked_itself_is_read_with_a_caveat(tmp_path: Pat
     assert found(sys.executable, python=False).caveat is None
 
 
-def test_an_upgrade_changes_the_identity_and_a_touch_does_not(tmp_path: Path) -> None:
+def test_an_upgrade_changes_the_identity_and_a_touch_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "_GRANULARITY_S", 0.0)
     made = Environment(tmp_path / "venv")
     program = found(str(made.program))
     first = identify(program, "served")
@@ -163,3 +165,47 @@ def test_the_quoting_of_a_folder_does_not_matter(tmp_path: Path) -> None:
     head = f"#!/bin/sh\n'''exec' {shlex.quote(str(made.python))} \"$0\" \"$@\"\n"
     program = script(made.folder / "bin" / "other", head)
     assert found(str(program)).interpreter == (str(made.python),)
+
+
+def test_a_file_of_the_last_moments_is_looked_into_again_because_its_next_change_may_have_the_same_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = script(tmp_path / "program", "#!/bin/sh\necho 1\n")
+    program = found(str(path), python=False)
+    assert not unchanged(identify(program, None).seen)
+    monkeypatch.setattr(programs, "_GRANULARITY_S", 0.0)
+    assert unchanged(identify(program, None).seen), "once it is old enough"
+
+
+def test_the_shared_libraries_that_a_program_brings_along_belong_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "_GRANULARITY_S", 0.0)
+    path = script(tmp_path / "real" / "bin" / "llama-server", "not really\n")
+    link = tmp_path / "llama-server"
+    link.symlink_to(path)
+    beside, named, other = (
+        path.parent / "libggml.so.0",
+        tmp_path / "real" / "lib" / "libllama-common.so",
+        tmp_path / "real" / "lib" / "libz.so.1",
+    )
+    named.parent.mkdir()
+    program = found(str(link), python=False)
+    known = {identify(program, None).digest}
+    for file in (beside, named, beside.with_name("libserver.dylib")):
+        for content in ("one", "three"):
+            before = identify(program, None)
+            file.write_text(content)
+            now = identify(program, None)
+            assert now.digest not in known, f"{file}: {content}"
+            assert unchanged(now.seen)
+            assert content == "one" or not unchanged(before.seen)
+            known.add(now.digest)
+    before = identify(program, None)
+    for file in (other, path.parent / "README.so.txt", named.with_name("libllamas.so")):
+        file.write_text("x")
+    beside.chmod(0o600)
+    assert identify(program, None).digest == before.digest
+    beside.unlink()
+    assert not unchanged(before.seen)
+    assert identify(program, None).digest not in known
