@@ -77,7 +77,7 @@ class Client:
 
     def fetch(self, method: str, path: str, **sent: Unpack[Sent]) -> Answer:
         """A successful answer, whole."""
-        with self.stream(method, path, silence=ANSWER_TIMEOUT_S, **sent) as response:
+        with self.stream(method, path, patience=ANSWER_TIMEOUT_S, silence=ANSWER_TIMEOUT_S, **sent) as response:
             return _whole(response)
 
     @contextlib.contextmanager
