@@ -5,7 +5,9 @@ A concrete backend says its names, its readiness rule and what is its own; it ad
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from pydantic import JsonValue
@@ -18,11 +20,11 @@ from reconciler.backends._check import (
     single_host,
     split_executable,
 )
-from reconciler.backends._flags import Given, render, resolve
+from reconciler.backends._flags import OPTIONS, Given, render, resolve
 from reconciler.backends._parse import parse_command
 from reconciler.backends._schema import options_schema
 from reconciler.backends._values import ValueProblem
-from reconciler.backends._vocabulary import Vocabulary, from_table, load
+from reconciler.backends._vocabulary import Syntax, Vocabulary, from_table, load
 from reconciler.backends._wrappers import Program
 from reconciler.core.contracts import (
     Endpoint,
@@ -42,6 +44,8 @@ DEFAULT_HOST = "127.0.0.1"
 START_TIMEOUT = 300.0
 """Seconds a start may take unless the instance says other; vLLM takes longer."""
 OURS = frozenset({"host", "port"})
+_RELATIVE = re.compile(r"\.{1,2}(?:/|$)")
+"""What no name of a model on a hub looks like."""
 
 
 def merged_environment(spec: InstanceSpec, backends: BackendsSpec) -> Mapping[str, str | None]:
@@ -234,7 +238,7 @@ class VocabularyBackend:
             found = self.usual_vocabulary(backends) if words is None else self.vocabulary_of(words)
             return found, found is not self.vocabulary
 
-        return parse_command(
+        parsed = parse_command(
             command,
             kind=self.kind,
             vocabulary_of=vocabulary_of,
@@ -243,3 +247,27 @@ class VocabularyBackend:
             model_keys=self.model_keys,
             refused=self.refused,
         )
+        return replace(parsed, doubts=tuple(self._doubts(parsed, backends)))
+
+    def _doubts(self, parsed: ParsedCommand, backends: BackendsSpec | None) -> Iterator[str]:
+        """What the instance as a whole would be refused for, and a model that is found in one folder only."""
+        spec = InstanceSpec.model_construct(
+            backend_type=self.kind,
+            backend_options=dict(parsed.backend_options),
+            environment=dict(parsed.environment),
+            extra_args=parsed.extra_args,
+            executable=parsed.executable,
+        )
+        vocabulary = self._vocabulary_for(spec, backends)
+        given, _ = resolve(vocabulary, parsed.backend_options)
+        environment = merged_environment(spec, backends or BackendsSpec())
+        if not any("no model is named" in warning for warning in parsed.warnings):
+            for problem in self.own_rules(vocabulary, spec, given=given, environment=environment):
+                if not problem.warning and problem.path == (OPTIONS,):
+                    yield f"1:1: no model is named: {problem.message}; {problem.hint}"
+        model = given["model"].value if "model" in given else None
+        whole = ("/", "~", "${") if vocabulary.syntax is Syntax.LLAMA else ()
+        relative = isinstance(model, str) and (not model.startswith(whole) if whole else _RELATIVE.match(model))
+        if relative and not any("working_directory" in warning for warning in parsed.warnings):
+            looked = "it is looked up in the folder that llamactl was started in"
+            yield f"1:1: the model's path is relative: {looked}; set working_directory, or give the whole path"

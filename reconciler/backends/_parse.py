@@ -32,6 +32,9 @@ _MODEL_FILE = re.compile(r"(?:[-.]0*1-of-0*\d+)?\.(?:gguf|safetensors|bin)$")
 _LISTENING = re.compile(r"uds|api_prefix|(?:enable_)?ssl_\w+")
 """Options about how the server listens: llamactl's own, as host and port are."""
 _PORT = re.compile(r"[0-9]{1,5}")
+_VARIABLE = re.compile(r"\$?\$\{[^}]*\}?")
+_UNKNOWN = "\N{NULL}"
+"""Stands for what a variable holds, which no text of a file has."""
 _REFERENCE = re.compile(r"(?:Bearer )?\$\{[A-Za-z_][A-Za-z0-9_]*(?::-)?\}")
 _AS_GIVEN = "stands in the file as it was given; ${NAME} would keep it out"
 _OWN_KEY = "llamactl gives each server a random key of its own"
@@ -320,9 +323,11 @@ def suggest_name(options: Mapping[str, JsonValue], keys: Sequence[str], fallback
         value = options.get(key)
         if isinstance(value, list):
             value = value[0] if value else None
-        if not isinstance(value, str) or "${" in value or looks_secret(value):
+        if not isinstance(value, str) or looks_secret(value):
             continue
-        last = value.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        last = _VARIABLE.sub(_UNKNOWN, value).split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        if _UNKNOWN in last:
+            continue
         last = _MODEL_FILE.sub("", last).partition(":")[0]
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-")
         name = re.sub(rf"^(?:{NOTE_PREFIX}[._-]*)+", "", name)[:_NAME_LIMIT].rstrip("._-")

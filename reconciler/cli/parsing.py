@@ -122,7 +122,7 @@ def parse(
     if name is not None:
         parsed = replace(parsed, name=name)
         snippet = document.snippet(name, parsed.instance())
-    for warning in parsed.warnings:
+    for warning in (*parsed.warnings, *parsed.doubts):
         note(f"warning: {warning}")
     if file is not None:
         _write(session, file, parsed, known)

@@ -34,6 +34,8 @@ class ParsedCommand:
     name: str
     """A suggested instance name that satisfies ``NAME_PATTERN``."""
     warnings: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
+    """What the instance still lacks, or what depends on where llamactl runs: not about how the command was read."""
 
     def instance(self) -> dict[str, OptionValue]:
         """The instance as it stands in a file: only what was given."""
@@ -54,7 +56,7 @@ class ParsedCommand:
             "extra_args": list(self.extra_args),
             "executable": self.executable,
             "name": self.name,
-            "warnings": list(self.warnings),
+            "warnings": [*self.warnings, *self.doubts],
             "yaml": yaml,
         }
 

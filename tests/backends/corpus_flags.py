@@ -127,6 +127,7 @@ REFUSED_FLAGS: list[Wrong] = [
     wrong("vllm", "vllm serve m --speculative-config '{a: 1}'", "1:14", "JSON", "single quotes"),
     wrong("vllm", "vllm serve m --speculative-config.a 1 --speculative-config.a 2", "1:39", "given twice"),
     wrong("vllm", "vllm serve m --tokenizer --seed", "1:14", "wants a value", "--tokenizer=--seed"),
+    wrong("vllm", "vllm serve m --served-model-name=-x --served-model-name=-y", "1:14", "reads as a flag there"),
     wrong("vllm", "vllm serve m --headless", "1:14", "--headless", "never becomes ready"),
     wrong("vllm", "vllm serve m --help", "1:14", "starts no server"),
     wrong("llama_cpp", "llama-server -m q --help", "1:19", "starts no server"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.backends import discover
 from reconciler.backends._base import VocabularyBackend
+from reconciler.backends._hide import looks_secret
 from reconciler.backends._tokens import LONGEST_COMMAND, split
 from reconciler.backends._wrappers import program_place
 from reconciler.core.contracts import ParsedCommand
@@ -151,6 +152,11 @@ def test_unknown_flags_are_kept_with_their_value_and_named(
         ("vllm serve org/m --served-model-name gpt-x y", "gpt-x"),
         ("vllm serve '/m/ü model/'", "model"),
         ("vllm serve $MODEL", "vllm"),
+        ("vllm serve ~/models/Model-7B", "Model-7B"),
+        ("vllm serve $ROOT/org/Model-7B/", "Model-7B"),
+        ("vllm serve /models/$MODEL", "vllm"),
+        ("vllm serve ${MODEL:-org/m}", "vllm"),
+        ("vllm serve /m/$SIZE-x", "vllm"),
         ("vllm serve " + "a" * 200, "a" * 63),
     ],
 )
@@ -161,6 +167,7 @@ def test_the_suggested_name_is_valid(command: str, name: str) -> None:
 def test_llama_names_lose_suffix_and_quant() -> None:
     assert backend("llama_cpp").parse("llama-server -m /m/Qwen-Q4.gguf").name == "Qwen-Q4"
     assert backend("llama_cpp").parse("llama-server -hf org/gemma-GGUF:Q4_K_M").name == "gemma-GGUF"
+    assert backend("llama_cpp").parse("llama-server -m ~/m/qwen2.5-7b-q4_k_m.gguf").name == "qwen2.5-7b-q4_k_m"
     assert backend("llama_cpp").parse("llama-server -m big-00001-of-00003.gguf").name == "big"
 
 
@@ -227,3 +234,39 @@ def test_any_text_is_parsed_or_rejected_and_nothing_else(text: str) -> None:
 def test_quoted_words_come_back_as_they_were(words: list[str]) -> None:
     found, _ = split(_quoted(tuple(words)))
     assert [word.text for word in found] == [word.replace("${", "$${") for word in words]
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "doubts"),
+    [
+        ("vllm", "vllm serve --served-model-name x", ["1:1: no model is named: a vllm instance needs a model"]),
+        ("vllm", "vllm serve ./m", ["1:1: the model's path is relative"]),
+        ("vllm", "vllm serve m/x", []),
+        ("vllm", "./vllm serve ./m", []),
+        ("llama_cpp", "llama-server -m q.gguf", ["1:1: the model's path is relative"]),
+        ("llama_cpp", "llama-server -m /m/q.gguf", []),
+        ("llama_cpp", "llama-server -m ~/q.gguf", []),
+        ("mlx_lm", "mlx_lm.server --model ../m", ["1:1: the model's path is relative"]),
+    ],
+)
+def test_what_the_instance_lacks_is_said_once_and_is_no_warning_of_the_reading(
+    kind: str, command: str, doubts: list[str]
+) -> None:
+    parsed = backend(kind).parse(command)
+    assert len(parsed.doubts) == len(doubts)
+    assert all(said.startswith(start) for said, start in zip(parsed.doubts, doubts, strict=True))
+    assert parsed.as_json(yaml="")["warnings"] == [*parsed.warnings, *parsed.doubts]
+
+
+def test_a_model_that_only_vllms_own_file_names_is_missed() -> None:
+    parsed = backend("vllm").parse("vllm serve --config c.yaml")
+    assert any("no model is named" in said for said in (*parsed.warnings, *parsed.doubts))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"api_key": "v"}', "{'hf-token': 'v'}", '{"a": {"password" : 1}}', "--api-key v", "http://me:pw@host"],
+)
+def test_a_secret_is_told_by_its_name_within_a_text(text: str) -> None:
+    assert looks_secret(text)
+    assert not looks_secret('{"top_k": 1, "b": {"max_tokens": 2}}')
