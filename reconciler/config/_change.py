@@ -6,7 +6,7 @@ It plans on a :class:`Splicer`, from the layout of the text and its meaning side
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 
 from pydantic import JsonValue
@@ -170,8 +170,11 @@ class Changer:
         return True
 
 
-def hand_over(splicer: Splicer, node: Node, tree: _tree.Node) -> None:
-    """Move an anchor from its value to the first alias that means it: that one gets a copy, the value stands alone then."""
+def hand_over(splicer: Splicer, node: Node, tree: _tree.Node, *, as_written: bool) -> None:
+    """Move an anchor from its value to the first alias that means it: that one gets a copy, the value stands alone then.
+
+    ``as_written`` copies the text, with what it merges; else the meaning, which fits anywhere. Unsupported where the text does not fit.
+    """
     use = splicer.layout.uses[id(node)][0]
     root = splicer.layout.root
     assert root is not None  # it has a node
@@ -182,7 +185,9 @@ def hand_over(splicer: Splicer, node: Node, tree: _tree.Node) -> None:
         raise Unsupported("an anchor at a key", node.start)
     container, entry = place
     value = _tree.plain(meaning)
-    if isinstance(value, dict) and value and not container.flow and entry.key is not None:
+    if as_written:
+        _copy(splicer, node, container, entry)
+    elif isinstance(value, dict) and value and not container.flow and entry.key is not None:
         splicer.put_below(entry, splicer.rendered(value, container), container)
         splicer.put(entry.mark, f" &{node.anchor}")
     else:
@@ -195,6 +200,40 @@ def hand_over(splicer: Splicer, node: Node, tree: _tree.Node) -> None:
         splicer.cut(node.start, node.body)
     else:
         splicer.cut(owner[1].mark, anchor_end)
+
+
+def _copy(splicer: Splicer, node: Node, container: Node, entry: Entry) -> None:
+    """The text of an anchored collection, its anchor with it, in the place of an alias; comments inside are copied too."""
+    if node.flow:
+        text = "".join(_without_anchors(splicer, node, node.body, node.end))
+        splicer.cut(entry.value.start, entry.value.end, f"&{node.anchor} {text}")
+        return
+    if not node.in_block or not node.entries or container.flow or entry.key is None:
+        raise Unsupported("its text does not fit at its alias", entry.value.start)
+    first = node.entries[0].start
+    start = splicer.lines.start(first)
+    if splicer.lines.prefix(first).strip(" "):  # behind a dash
+        raise Unsupported("its text does not fit at its alias", entry.value.start)
+    text = "".join(_without_anchors(splicer, node, start, splicer.lines.end(node.end)))
+    column = splicer.column(node)
+    lines = [line.rstrip("\r\n") for line in text.splitlines(keepends=True)]
+    if any(line.strip() and line[:column].strip(" ") for line in lines):
+        raise Unsupported("its lines do not fit at its alias", entry.value.start)
+    splicer.put_below(entry, [line[column:] for line in lines], container)
+    splicer.put(entry.mark, f" &{node.anchor}")
+
+
+def _without_anchors(splicer: Splicer, node: Node, start: int, end: int) -> Iterator[str]:
+    """Pieces of a text that hold a node, without the anchors below it: these stay where they are."""
+    for inner in node.walk():
+        if inner is not node and inner.anchor is not None:
+            behind = splicer.layout.anchor_end(inner)
+            line = splicer.text[behind : splicer.lines.end(behind)]
+            blanks = len(line) - len(line.lstrip(" "))
+            before = splicer.text[start : inner.start]
+            yield before if line.strip(" ") else before.rstrip(" ")
+            start = behind + blanks
+    yield splicer.text[start:end]
 
 
 def _brought(merged: Node) -> set[str]:

@@ -203,18 +203,30 @@ def _spliced(bare: str, tree: _tree.Table, plan: Callable[[Changer, Splicer, _tr
         try:
             plan(Changer(splicer), splicer, tree)
         except Shared as shared:
-            splicer = Splicer(splicer.layout)
-            hand_over(splicer, shared.node, tree)
-            following = splicer.result()
-            handed = _read(following)
             # a line end that was added may belong to the last value
-            if not same(_meaning(handed), _meaning(_read(ended) if added else tree)):
-                raise Unsupported("its anchor is used elsewhere", shared.node.start) from None
-            ended, tree = following, handed
+            meaning = _meaning(_read(ended) if added else tree)
+            ended, tree = _handed_over(splicer.layout, shared.node, tree, meaning)
             continue
         result = splicer.result()
         return result[:-added] if added and result.endswith(ended[-added:]) else result
     raise Unsupported("its anchors are used in too many places")
+
+
+def _handed_over(layout: Layout, node: _layout.Node, tree: _tree.Table, meaning: Document) -> tuple[str, _tree.Table]:
+    """The text with an anchor handed over, and its tree: as its value is written if that is possible, so that merges stay merges."""
+    for as_written in (True, False):
+        splicer = Splicer(layout)
+        try:
+            hand_over(splicer, node, tree, as_written=as_written)
+            text = splicer.result()
+            handed = _read(text)
+        except (Unsupported, Rejected):
+            if not as_written:
+                raise
+            continue
+        if same(_meaning(handed), meaning):
+            return text, handed
+    raise Unsupported("its anchor is used elsewhere", node.start)
 
 
 def _plan(changer: Changer, splicer: Splicer, tree: _tree.Table, changes: Changes) -> None:

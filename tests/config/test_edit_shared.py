@@ -101,7 +101,7 @@ def test_an_instance_by_alias_goes_on_sharing_what_did_not_change() -> None:
 def test_the_owner_of_an_anchor_hands_it_to_the_first_who_uses_it() -> None:
     after = set_enabled(OWNER, "a", False)
     assert after == OWNER.replace("  a: &a\n", "  a:\n    enabled: false\n").replace(
-        "  b: *a\n", "  b: &a\n    backend_type: vllm\n    environment:\n      T: x\n"
+        "  b: *a\n", "  b: &a\n    backend_type: vllm\n    environment: {T: x}\n"
     )
 
 
@@ -160,3 +160,52 @@ def test_text_of_whole_lines_that_comes_to_stand_last_keeps_its_line_end() -> No
 def test_one_and_true_are_different_values() -> None:
     text = "instances:\n  a: {x: 1, y: 1.0, z: true}\n"
     assert set_instance(text, "a", {"x": True, "y": 1, "z": 1}) == "instances:\n  a: {x: true, y: 1, z: 1}\n"
+
+
+MERGED = """\
+x-base: &base
+  backend_type: vllm
+  replicas: 1
+instances:
+  a: &a  # the first
+    <<: *base
+    # weights
+    backend_options: &options
+      model: m   # by hand
+
+      text: |
+        two
+        lines
+  b: *a
+  c: {<<: *a, replicas: 2}
+  d: {backend_type: vllm, backend_options: *options}
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MERGED,
+        MERGED.replace("\n", "\r\n"),
+        MERGED.replace("  b: *a\n", "  b:   # second\n    *a\n"),
+        "x-base: &base {replicas: 1}\ninstances:\n  a: &a {<<: *base, t: v}\n  b: *a\n  c: {<<: *a, t: w}\n",
+        "x-base: &base {replicas: 1}\ninstances: {a: &a {<<: *base, t: v}, b: *a, c: {<<: *a, t: w}}\n",
+    ],
+    ids=["block", "crlf", "below its key", "flow in block", "flow"],
+)
+@pytest.mark.parametrize("edit", ["stop", "remove", "set"])
+def test_who_takes_an_anchor_over_goes_on_merging_what_it_merged(text: str, edit: str) -> None:
+    before = instances(text)
+    if edit == "stop":
+        after = set_enabled(text, "a", False)
+    elif edit == "remove":
+        after = remove_instance(text, "a")
+    else:
+        after = set_instance(text, "a", {"backend_type": "w"})
+    now = instances(after)
+    assert {name: now[name] for name in now if name != "a"} == {name: before[name] for name in before if name != "a"}
+    later = instances(after.replace("replicas: 1", "replicas: 7"))
+    merged = later["b"]
+    assert isinstance(merged, dict)
+    assert merged["replicas"] == 7, "a later edit of the base reaches it"
+    assert after.count("# by hand") == text.count("# by hand") * (2 if edit == "stop" else 1)
