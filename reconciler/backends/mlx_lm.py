@@ -87,7 +87,8 @@ class MlxLm(VocabularyBackend):
         environment: Mapping[str, str | None],
     ) -> Iterator[OptionProblem]:
         """Without a model the server starts and has nothing to answer with."""
-        if "model" not in given and not any(word.partition("=")[0] == "--model" for word in spec.extra_args):
+        raw = {hit[1].name for word in spec.extra_args if (hit := vocabulary.meant(word)) is not None}
+        if "model" not in given and "model" not in raw:
             yield OptionProblem(
                 path=(OPTIONS,),
                 message="mlx_lm.server without a model never becomes ready",

@@ -102,19 +102,19 @@ def _no_colon(place: Place, line: str, lines: tuple[str, ...]) -> Problem | None
         above -= 1
     before = lines[above] if above >= 0 else ""
     words = before.split()
-    if len(words) != 2 or ":" in before or re.fullmatch(r"[A-Za-z_][\w-]*", words[0]) is None:
+    if len(words) != 2 or ":" in before or _SETTING.fullmatch(words[0]) is None:
         return None
     return Problem(
         message="not valid YAML: a key without its `:`",
-        hint=f"write `{words[0]}: …`" if len(words[0]) <= _LONGEST_KEY else "write `key: value`",
+        hint=f"write `{words[0]}: …`",
         file=place.file,
         line=above + 1,
         column=len(before) - len(before.lstrip(" ")) + 1,
     )
 
 
-_LONGEST_KEY = 40
-"""Letters of a key that a message repeats: no setting has more."""
+_SETTING = re.compile(r"(?=.{1,40}$)[a-z]+(?:[_-][a-z]+)*")
+"""A word that may be a setting's name: it is repeated, so it may be no key of a service."""
 
 
 def _open_bracket(text: str) -> tuple[StreamMark, str] | None:

@@ -178,6 +178,8 @@ def test_a_llama_server_that_is_no_router_needs_a_model() -> None:
 def test_mlx_without_a_model_warns() -> None:
     (problem,) = check("mlx_lm", {})
     assert problem.warning
+    for extra in (["--model", "m"], ["--model=m"], ["--mod", "m"]):
+        assert check("mlx_lm", {}, extra_args=extra) == ()
 
 
 def test_served_models() -> None:

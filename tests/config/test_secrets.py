@@ -72,6 +72,7 @@ def everything(found: tuple[Problem, ...]) -> str:
         f"auth:\n  management_keys:\n    - {SECRET}\n   - x: y: z\n",
         f"auth:\n  management_keys:\n    - value: {SECRET}: {SECRET}\n",
         f"auth:\n- {SECRET}: {SECRET}: x\n",
+        f"auth:\n  {SECRET} b\n  x: 1\n",
         f'{{"auth": {{"management_keys": ["{SECRET}"]}}, ]\n',
         INSTANCE + f"vllm\n    environment:\n      A: {SECRET}: b\n",
         INSTANCE + f"vllm\n    executable: https://a:{SECRET}@b: c\n",
@@ -115,6 +116,7 @@ def test_only_harmless_variables_are_shown_beside_a_mistake() -> None:
         "MY_PASSWORD": "'true'",
         "C": "abc",
         "D": "'123456'",
+        "VLLM_AUTH_HEADER": "abc",
         "VLLM_HOST_IP": "a1b2c3d4e5f6a7b8",
         "VLLM_CACHE_ROOT": "https://u:x@h",
     }
