@@ -86,7 +86,8 @@ class Container:
                 why = "the container shares the host's network, whose settings it may not change"
                 self.reader.ledger.add(f"{what}.{name}", why, f"set {name} on the host", line=line)
             else:
-                yield joined(literal(f"{name}="), value or ())
+                value = self.reader.ledger.environment(name, value or (), f"{what}.{name}", line=line)
+                yield joined(literal(f"{name}="), value)
 
     def _environment(self, node: Node, what: str) -> Iterator[tuple[Text, ...]]:
         for name, value, line in self.reader.pairs(node, what):

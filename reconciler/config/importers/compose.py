@@ -198,7 +198,7 @@ class _Service:
                     mine.add(f"{self.what}.image", why, line=self.parts["image"].place.line)
                 mine.warnings(what, parsed, line=line, lines=self._lines(command, words), elsewhere=_FROM_DOTENV)
                 self._handed_on(parsed, mine, ledger)
-                return body_of(parsed, self.settings, mine, self.what, line=self.line)
+                return body_of(parsed, self.settings, mine, what, line=line)
         except Unsayable as problem:
             refused.add(self.what, f"not carried over: {problem}", problem.cure, line=self.line)
         ledger.lost += refused.lost[:1]

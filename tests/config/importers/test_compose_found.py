@@ -158,6 +158,18 @@ def test_what_is_told_of_a_word_has_the_line_of_that_word() -> None:
         assert result.loss(word).line == line_of(text, word)
 
 
+def test_a_secret_is_told_where_it_stands() -> None:
+    text = (
+        "services:\n  a:\n    image: vllm/vllm-openai\n    labels:\n      token: hush-1234\n"
+        "    command: [--model, org/m, --header, 'X-Api-Key: hush-1234']\n"
+    )
+    result = imported("compose", text, name="compose.yaml")
+    assert {(lost.what, lost.line) for lost in result.losses("is a secret")} == {
+        ("services.a.labels.token", line_of(text, "token:")),
+        ("services.a.command", line_of(text, "command:")),
+    }
+
+
 def test_a_variable_of_the_command_must_be_set_and_is_named() -> None:
     text = "services:\n  a:\n    image: vllm/vllm-openai\n    command: --model ${MODEL} --max-model-len $LEN\n"
     result = imported("compose", text, name="compose.yaml")

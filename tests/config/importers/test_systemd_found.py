@@ -143,6 +143,7 @@ def test_a_unit_is_imported_and_loads(case: str, tmp_path: Path) -> None:
     ("text", "part", "said"),
     [
         (LLAMA_OF_A_USER, "-fa wants a value", "read as on"),
+        (LLAMA_FOR_CHAT, "-cnv", ""),
         (LLAMA_OF_A_USER, "User", "llamactl's own user"),
         (VLLM_OF_A_VENV, "PassEnvironment", "HF_TOKEN, HTTPS_PROXY"),
         (VLLM_OF_A_VENV, "EnvironmentFile", "cannot be read here"),
