@@ -21,6 +21,7 @@ from urllib.parse import unquote
 import pytest
 
 from reconciler import app
+from reconciler.core.spec import BackendsSpec
 from tests.daemons import Daemon
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +147,17 @@ def test_a_mistake_is_shown_as_the_readme_shows_it(tmp_path: Path) -> None:
     outcome = Daemon(tmp_path).run("validate", "llamactl.yaml")
     assert outcome.code == 65
     assert shown.strip() in outcome.text
+
+
+def test_every_file_that_is_shown_is_valid(tmp_path: Path) -> None:
+    shown = [block for block in blocks() if block.tag == "yaml" and "\ninstances:" in block.text]
+    assert len(shown) > 1
+    for block in shown:
+        (tmp_path / "shown.yaml").write_text(block.text)
+        outcome = Daemon(tmp_path).run("validate", "shown.yaml")
+        assert "shown.yaml: valid, " in outcome.text, f"README.md:{block.line}: {outcome.text}"
+    settings = {name for block in shown for name in re.findall(r"\w+_executable(?=:)", block.text)}
+    assert settings == {name for name in BackendsSpec.model_fields if name.endswith("_executable")}
 
 
 def test_the_named_variables_and_settings_exist() -> None:
