@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -24,6 +25,7 @@ from ruamel.yaml.events import (
     SequenceEndEvent,
     SequenceStartEvent,
 )
+from ruamel.yaml.scanner import Scanner
 from ruamel.yaml.tokens import BlockEntryToken, FlowEntryToken, KeyToken, ValueToken
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -154,6 +156,20 @@ class Lines:
         return self.text[self.start(index) : index]
 
 
+class _Listening(Scanner):
+    """A scanner that tells of every token the parser takes."""
+
+    def __init__(self, loader: Any, *, mark: Callable[[Any], None]) -> None:
+        super().__init__(loader=loader)
+        self._mark = mark
+
+    def get_token(self) -> Any:
+        """The next token."""
+        token = super().get_token()
+        self._mark(token)
+        return token
+
+
 class Layout:
     """The layout of one document; ``root`` is None when there is only an empty one."""
 
@@ -167,23 +183,27 @@ class Layout:
         self._anchors: dict[str, Node] = {}
         self.uses: dict[int, list[Node]] = {}
         """By the identity of an anchored node: the aliases that mean it, in the order of the text."""
-        self._scan()
-        self._events: Iterator[Any] = YAML(typ="safe", pure=True).parse(text)
+        self._events: Iterator[Any] = iter(self._listened())
         self.finish = len(text)
         """Where the document ends: at ``...``, or at the end of the text."""
         self.root = self._document()
 
-    def _scan(self) -> None:
-        for token in YAML(typ="safe", pure=True).scan(self.text):
-            start = token.start_mark.index
-            if isinstance(token, ValueToken):
-                self._colons.append(start)
-            elif isinstance(token, BlockEntryToken):
-                self._dashes.append(start)
-            elif isinstance(token, FlowEntryToken):
-                self.commas.append(start)
-            elif isinstance(token, KeyToken) and token.end_mark.index > start:
-                self._questions.append(start)
+    def _listened(self) -> list[Any]:
+        """All events of the text, and on the way the places of its marks: the parser takes each token once, and shows it here too."""
+        yaml = YAML(typ="safe", pure=True)
+        yaml.Scanner = partial(_Listening, mark=self._mark)
+        return list(yaml.parse(self.text))
+
+    def _mark(self, token: Any) -> None:
+        start = token.start_mark.index
+        if isinstance(token, ValueToken):
+            self._colons.append(start)
+        elif isinstance(token, BlockEntryToken):
+            self._dashes.append(start)
+        elif isinstance(token, FlowEntryToken):
+            self.commas.append(start)
+        elif isinstance(token, KeyToken) and token.end_mark.index > start:
+            self._questions.append(start)
 
     def _document(self) -> Node | None:
         root = None
