@@ -34,7 +34,7 @@ from reconciler.backends._vocabulary import Kind, Option, Syntax, Type, Vocabula
 
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+(?:[eE][+-]?\d+)?")
 _SECRET = re.compile(r"--?(?:[a-z]+[-_])*(?:api[-_]?keys?|hf[-_]?token)")
-_MOST_GUESSES = 8
+_MOST_GUESSES = 5
 """Unknown words after which no nearest name is looked for any more: guessing costs 0.2 ms each."""
 _MOST_UNKNOWN = 100
 """Unknown flags after which the text is taken for something else than a command of this server."""

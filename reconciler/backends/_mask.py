@@ -14,7 +14,7 @@ from enum import Enum
 from reconciler.backends._hide import flag_named, looks_secret, ordinary, secret_flag
 from reconciler.backends._outer import CONTAINERS, DROPPED, ENV, ENV_CURES, REFUSED, WRAPPERS
 from reconciler.backends._shell import DASHES, PROMPT, QUOTES
-from reconciler.backends._tokens import lines_of
+from reconciler.backends._tokens import LONGEST_COMMAND, lines_of
 from reconciler.core.contracts import ParsedCommand
 from reconciler.core.errors import Problem, Rejected
 from reconciler.core.secrets import is_secret_name
@@ -36,6 +36,8 @@ _TOKEN = re.compile(
 )
 _ASSIGNED = re.compile(r"""["']?(?P<name>[A-Za-z_]\w*)=["']?""", re.ASCII)
 _REFERENCE = re.compile(r"""["']?\$(?:\{\w+\}|\w+)["']?""", re.ASCII)
+_INNER_DOLLAR = re.compile(r"[^\s/:=,{}\"'$]\$")
+"""A dollar sign that hardly is a variable's: paths and lists have theirs behind a sign."""
 _NUMBER = re.compile(r"-?[0-9]{1,7}(?:\.[0-9]{1,6})?")
 _DASHED = re.compile(f"[-{DASHES}]+")
 _MENTIONS = re.compile(r"(?i)token|api[_-]?key|secret|passw|bearer|credential")
@@ -101,7 +103,8 @@ class _Said:
 
     def __init__(self, command: str, known: Known) -> None:
         self.text = lines_of(command)
-        self.spans = list(_Scan(self.text, known).run())
+        # of a longer text nothing is said but that it is too long
+        self.spans = list(_Scan(self.text, known).run()) if len(command) <= LONGEST_COMMAND else []
         hidden = [self.text[span.start : span.end] for span in self.spans if span.hidden]
         visible = {piece for span in self.spans if not span.hidden for piece in self._pieces(span)}
         self.whole = {text.strip("'\"") for text in hidden}
@@ -145,8 +148,12 @@ class _Said:
         placed = _PLACED.match(warning)
         if placed is not None and _READ_LATER in warning:
             at = self._offset(int(placed[1]), int(placed[2]))
-            if at is not None and any(span.secret and span.start <= at < span.end for span in self.spans):
-                return None
+            within = next((span for span in self.spans if at is not None and span.start <= at < span.end), None)
+            if within is not None and at is not None and within.hidden:
+                if within.secret:
+                    return None
+                if self.text[at - 1 : at].isalnum() and at > within.start:
+                    return f"{placed[0]}a variable{warning[warning.index(_READ_LATER) :]}"
         return self.clean(warning)
 
     def clean(self, text: str) -> str:
@@ -209,15 +216,16 @@ class _Scan:
                 case "comment":
                     self._hide(found.start(), found.end())
                 case "sign":
-                    self._sign()
+                    self._sign(found.start(), found.end())
                 case _:
                     self._word(found[0], found.start())
         return self.spans
 
-    def _sign(self) -> None:
+    def _sign(self, start: int, end: int) -> None:
         """What stands behind a shell's sign is another command, or the rest of a word that wanted quotes."""
         self.serving = self.strange = self.begun = self.model = False
-        self.confused = True
+        around = self.text[start - 1 : start] + self.text[end : end + 1]
+        self.confused = self.confused or self.seen or (len(around) == 2 and " " not in around and "\n" not in around)
         self.due = 0
 
     def _hide(self, start: int, end: int, *, secret: bool = False) -> None:
@@ -267,8 +275,8 @@ class _Scan:
         end = at + len(word)
         name, equals, value = bare.partition("=")
         takes = self.known.takes(name)
-        if takes is Takes.UNKNOWN and not self.serving and name in ENV_CURES:
-            takes = Takes.SWITCH
+        if takes is Takes.UNKNOWN and not self.serving and (name in ENV_CURES or name in ("-m", "--module")):
+            takes = Takes.SWITCH if name in ENV_CURES else Takes.VALUE
         secret = takes is Takes.SECRET or (takes is Takes.UNKNOWN and (secret_flag(name) or _mentions(name)))
         values = at + word.index("=") + 1 if equals else end
         said = takes is not Takes.UNKNOWN or flag_named(name) == name
@@ -314,7 +322,8 @@ class _Scan:
         if _mentions(bare):
             self.seen = self.confused = True
             return is_secret_name(bare) and bare.isupper()
-        trusted = not (self.hiding or self.strange or self.seen or self.confused) and _plain(bare)
+        doubted = self.hiding or self.strange or self.seen or self.confused
+        trusted = not doubted and _plain(bare) and "=" not in bare
         if begins and "/" not in bare:
             self.strange = True
         elif not self.container and begins:
@@ -338,4 +347,6 @@ def _mentions(text: str) -> bool:
 
 def _plain(text: str) -> bool:
     """Whether a value is one of those that a message may repeat where no secret is due."""
+    if _INNER_DOLLAR.search(text):
+        return False
     return len(text) <= _LONGEST_VALUE and ordinary(text) and not looks_secret(text)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -257,8 +258,17 @@ class Vocabulary:
     def by_prefix(self, flag: str) -> tuple[str, Option, bool] | None:
         """The one long flag that starts so, as argparse finds it; None for none or several options."""
         start = "--" + flag[2:].replace("_", "-")
-        hits = {hit[0].name: (name, *hit) for name, hit in self._by_flag.items() if name.startswith(start)}
+        names, at = self._sorted_flags, bisect_left(self._sorted_flags, start)
+        hits: dict[str, tuple[str, Option, bool]] = {}
+        while at < len(names) and names[at].startswith(start):
+            option, positive = self._by_flag[names[at]]
+            hits[option.name] = (names[at], option, positive)
+            at += 1
         return next(iter(hits.values())) if len(hits) == 1 else None
+
+    @cached_property
+    def _sorted_flags(self) -> Sequence[str]:
+        return sorted(self._by_flag)
 
     def meant(self, word: str) -> tuple[str, Option, bool] | None:
         """The flag that a word of a command line is to the server, its option and whether it says yes; None for no flag it knows.
