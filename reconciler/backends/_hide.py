@@ -25,7 +25,9 @@ _SHAPES = re.compile(
 )
 """Keys of well-known services, a name and password in a URL, an HTTP header."""
 _IN_JSON = re.compile(r"""["']([\w-]{1,64})["']\s*:""")
-_REFERENCE = re.compile(r"(?:[\w.-]*:)?\$\{\w+\}")
+_REFERENCE = re.compile(r"(?:(?<![\w.-])[\w.-]{1,64}:)?\$\{\w+\}")
+_HEADER = re.compile(r"""(?i)authorization\s*[:=]\s*(?:bearer|basic|token)?\s*["']*$""")
+"""A header of which a variable holds the rest."""
 _PLAIN = re.compile(r"[\w./:@+-]{1,60}")
 _RUN = re.compile(r"[^\W_]+")
 _ORDINARY = re.compile(
@@ -74,7 +76,7 @@ def holds_secret(value: JsonValue) -> bool:
     """Whether a value of the file holds a secret that is written out; one that a variable stands for is none."""
     match value:
         case str():
-            return looks_secret(_REFERENCE.sub("", value))
+            return looks_secret(_HEADER.sub("", _REFERENCE.sub("", value)))
         case list():
             return any(holds_secret(item) for item in value)
         case dict():
