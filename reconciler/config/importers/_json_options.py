@@ -38,6 +38,11 @@ class ServerOptions:
     lines: dict[tuple[str | int, ...], int] = field(default_factory=dict)
     extra: list[OptionValue] = field(default_factory=list)
     _gone: list[_Gone] = field(default_factory=list)
+    _base: Mapping[str, OptionValue] = field(init=False)
+    """Options of the bare command."""
+
+    def __post_init__(self) -> None:
+        self._base = self.understand(self.command).backend_options if self.command is not None else {}
 
     def option(self, key: str, value: OptionValue, written: OptionValue, what: str, line: int) -> None:
         """One option: ``value`` bare, ``written`` as our file writes it."""
@@ -93,8 +98,7 @@ class ServerOptions:
 
     def _fresh(self, parsed: ParsedCommand) -> Mapping[str, OptionValue]:
         """What the words added to the bare command."""
-        base = self.understand(self.command).backend_options if self.command is not None else {}
-        return {name: value for name, value in parsed.backend_options.items() if name not in base}
+        return {name: value for name, value in parsed.backend_options.items() if name not in self._base}
 
     def _read(self, words: Sequence[str]) -> ParsedCommand | None:
         """The command with these words; None where they cannot be read, or hold what is a variable to a shell."""

@@ -163,6 +163,8 @@ def _take_out(work: _Work, text: str, refusal: Rejected) -> None:
     places = list(_places(parse(text.encode(errors="surrogateescape"), name=_NAME).root, ()))
     found: dict[Path, Problem] = {}
     for problem in refusal.problems:
+        if problem.line is None and len(refusal.problems) > 1:
+            continue  # that there are more of them: the next round names those
         target = _with_its_flag(work, _target(_path_at(places, problem)))
         if not target:
             raise refusal

@@ -82,6 +82,13 @@ def test_a_setting_that_the_loader_refuses_goes_and_its_instance_stays() -> None
     assert all(one.line == 3 and one.why for one in made.lost)
 
 
+def test_more_refusals_than_the_loader_lists_at_once_are_all_taken_out() -> None:
+    many: dict[str, JsonValue] = {f"no-such-{at}": at for at in range(450)}
+    made = written(draft("a", backend_options={"model": "x", **many}))
+    assert fleet_of(made.text).instances["a"].backend_options == {"model": "x"}
+    assert len(made.lost) == 450
+
+
 def test_an_instance_that_cannot_do_without_it_goes_as_a_whole() -> None:
     made = written(Draft(name="gone", body={"backend_type": "custom", "backend_options": {}}), draft("kept"))
     assert list(fleet_of(made.text).instances) == ["kept"]
