@@ -34,7 +34,7 @@ def _command(verb: str, *, short: str, text: str, done: str) -> click.Command:
 start = _command(
     "start",
     short="Set `enabled: true` in the file.",
-    text="Set `enabled: true` in the file, comments kept; the daemon starts the instance.",
+    text="Set `enabled: true` in the file, or take out what `stop` put there, comments kept; the daemon starts the instance.",
     done="enabled in the file",
 )
 stop = _command(

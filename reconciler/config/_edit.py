@@ -6,6 +6,7 @@ one change. What cannot be done so is refused, with the place; nothing is ever l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from pydantic import JsonValue
@@ -24,6 +25,9 @@ from reconciler.core.spec import NOTE_PREFIX
 _NAME = "the file"
 Document = dict[str, JsonValue]
 _MARK = "\ufeff"
+_ROW_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
+_SWITCH = re.compile(r"enabled: (?:true|false)")
+"""As :func:`set_enabled` writes it, without a comment."""
 
 
 def declares(text: str, name: str) -> bool:
@@ -59,7 +63,10 @@ def remove_instance(text: str, name: str) -> str:
 
 
 def set_enabled(text: str, name: str, enabled: bool) -> str:
-    """The text with the instance's ``enabled`` set; unchanged when it says so already. Missing when it is not there."""
+    """The text with the instance's ``enabled`` set; unchanged when it says so already. Missing when it is not there.
+
+    Where the other value was put in by this, and this one goes without saying, that is taken out again: the old bytes are back.
+    """
     tree = _read(text)
     document = _meaning(tree)
     instances = _instances(document)
@@ -72,7 +79,38 @@ def set_enabled(text: str, name: str, enabled: bool) -> str:
     below = defaults.get("enabled", True) if isinstance(defaults, dict) else True
     if (old or {}).get("enabled", below) is enabled:
         return text
+    if below is enabled and (undone := _undone(text, tree, name)) is not None:
+        return undone
     return _edited(text, tree, {name: {**(old or {}), "enabled": enabled}})
+
+
+def _undone(text: str, tree: _tree.Table, name: str) -> str | None:
+    """The text without the instance's ``enabled: …``, if it is where :func:`set_enabled` puts it, and nothing else goes by it."""
+    mark = _MARK if text.startswith(_MARK) else ""
+    bare = text.removeprefix(mark)
+    own = _tree.locate(tree, ("instances", name, "enabled"), on_key=True)
+    above = _tree.locate(tree, ("instances", name), on_key=True)
+    if not own.line or own.line - above.line not in (0, 1):
+        return None
+    rows = _ROW_END.split(bare)
+    row = rows[own.line - 1]
+    start, rest = row[: own.column - 1], row[own.column - 1 :]
+    if not start.strip(" ") and _SWITCH.fullmatch(rest.rstrip("\r\n")):
+        rows[own.line - 1] = ""
+    elif start.endswith("{") and (found := _SWITCH.match(rest)) and rest.startswith(", ", found.end()):
+        rows[own.line - 1] = start + rest[found.end() + 2 :]
+    else:
+        return None
+    document = _meaning(tree)
+    body = _instances(document)[name]
+    assert isinstance(body, dict)
+    expected = {key: value for key, value in body.items() if key != "enabled"}
+    result = "".join(rows)
+    try:
+        done = same(_meaning(_read(result)), {**document, "instances": {**_instances(document), name: expected}})
+    except Rejected:
+        return None
+    return mark + result if done else None
 
 
 def snippet(name: str, body: Mapping[str, JsonValue]) -> str:

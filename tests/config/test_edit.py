@@ -85,7 +85,12 @@ def test_switching_off_adds_one_line_and_switching_on_changes_it() -> None:
     off = set_enabled(FILE, "a", False)
     assert changed(FILE, off) == ([], ["        enabled: false"])
     on = set_enabled(off, "a", True)
-    assert changed(off, on) == (["        enabled: false"], ["        enabled: true"])
+    assert on == FILE, "the line that a stop put in goes with it"
+    for name in instances(FILE):
+        assert set_enabled(set_enabled(FILE, name, False), name, True) == FILE
+    for own in ("    backend_type: v\n    enabled: false\n", "    enabled: false  # broken\n    backend_type: v\n"):
+        switched = set_enabled(f"instances:\n  a:\n{own}", "a", True)
+        assert switched == f"instances:\n  a:\n{own.replace('false', 'true')}", "a line that the user wrote is changed"
     assert set_enabled(on, "a", True) == on
     assert set_enabled(FILE, "a", True) == FILE
 
