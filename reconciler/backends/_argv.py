@@ -344,7 +344,7 @@ class _Reader:
 
     def _next(self, word: Word, option: Option) -> str:
         text = self.words[self.at].text if self.at < len(self.words) else None
-        ends = text is None or (text not in option.choices and self.vocabulary.by_flag(text) is not None)
+        ends = text is None or (meant(option, text) not in option.choices and self._flag_like(text))
         if self.llama and ends and set(option.choices) >= ON_OFF:
             self._warn(word, f"{word.text} wants a value today; it was read as on")
             return "on"

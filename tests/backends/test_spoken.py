@@ -26,6 +26,13 @@ def test_llama_server_says_on_off_and_auto_in_several_words(text: str, value: st
     assert not parsed.warnings
 
 
+@pytest.mark.parametrize("rest", ["", " -ngl 5", " -cnv", " --no-such-flag"])
+def test_a_bare_switch_of_older_builds_is_on_whatever_flag_follows(rest: str) -> None:
+    parsed = backend("llama_cpp").parse(f"llama-server -m /a.gguf -fa{rest}")
+    assert parsed.backend_options["flash_attn"] == "on"
+    assert "read as on" in parsed.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
