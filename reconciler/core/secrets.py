@@ -14,7 +14,9 @@ _SHORTENED = r"(?:api[_-]ke?|hf[_-]to?k?e?|hft)"
 _ELSEWHERE = r"(?:[\w-]*(?:secret|passw)[\w-]*(?<!file)(?<!path)(?<!dir)|[\w-]*[_-](?:pass|pat|pwd|auth|bearer|jwt))"
 """Further names of settings and variables; as words of a text they may be prose."""
 _NAME = re.compile(rf"{_WORD}|{_ELSEWHERE}", re.IGNORECASE)
-_FLAG = re.compile(rf"--?(?:{_WORD}|{_SHORTENED})", re.IGNORECASE)
+_FLAG = re.compile(
+    rf"--?(?:{_WORD}|{_SHORTENED}|{_ELSEWHERE}|auth|[\w-]*authorization|[\w-]*credential[\w-]*)", re.IGNORECASE
+)
 _USERINFO = r"://[^\s/@:]*:(?P<password>[^\s/@]+)(?=@)"
 _VALUE = r"""(?P<{0}>"[^"]*"?|'[^']*'?|[^\s"',\]}}]+)"""
 _ASSIGNED = rf"(?<![\w-])(?:-{{0,2}}{_WORD}|--?{_SHORTENED})=" + _VALUE.format("assigned")

@@ -209,3 +209,18 @@ def test_a_body_that_is_no_json_is_no_traceback(cli: Cli, daemon: FakeDaemon) ->
     result = cli("status")
     assert result.code == 69
     assert "not JSON" in result.err
+
+
+def test_a_command_line_in_the_place_of_a_command_is_not_repeated(cli: Cli) -> None:
+    result = cli("vllm serve m/x --api-key q8Zk2mPw")
+    assert result.code == 64
+    assert "q8Zk2mPw" not in result.out + result.err
+    assert "there is no command 'vllm'" in result.err
+    assert "llamactl parse" in result.err
+
+
+def test_a_kind_that_is_none_is_not_repeated(cli: Cli) -> None:
+    result = cli("parse", "--backend", "q8Zk2mPw", "vllm serve m/x")
+    assert result.code != 0
+    assert "q8Zk2mPw" not in result.out + result.err
+    assert "vllm" in result.err

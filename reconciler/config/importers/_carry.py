@@ -24,7 +24,6 @@ _READ_LATER = re.compile(r"(\w+) is read from llamactl's own environment")
 ELSEWHERE = "leave it where it is; an OpenAI-compatible one can be declared with backend_type: custom or external"
 _AS_GIVEN = " stands in the file as it was given; "
 """Of a warning about a secret that :func:`withheld` takes out."""
-_SECRET_FLAG = re.compile(r"-{1,2}[\w-]*(?:secret|passw|credential|token$|auth$|authorization$)[\w-]*", re.IGNORECASE)
 _OF_A_VARIABLE = re.compile(r"(?:the value of )?([A-Z_][A-Z0-9_]*) was (?:dropped|left out)\b")
 """What the parser says of a variable that a command is given."""
 _HEADER = re.compile(
@@ -162,7 +161,7 @@ def withheld(value: OptionValue, ledger: Ledger, what: str, *, line: int | None 
             kept: list[OptionValue] = []
             for at, item in enumerate(value):
                 before = value[at - 1] if at else None
-                follows = isinstance(before, str) and _hides(before)
+                follows = isinstance(before, str) and is_secret_flag(before)
                 if follows and isinstance(item, str) and item and not item.startswith("-") and not _is_reference(item):
                     kept.append(str(ledger.secret(_variable(str(before)), what, line=line)))
                 else:
@@ -178,7 +177,7 @@ def _withheld_text(text: str, ledger: Ledger, what: str, line: int | None, key: 
     if not text or _is_reference(text):
         return text
     name, equals, value = text.partition("=")
-    if equals and _hides(name) and value and not _is_reference(value):
+    if equals and is_secret_flag(name) and value and not _is_reference(value):
         return f"{name}={ledger.secret(_variable(name), what, line=line)}"
     if key and is_secret_name(key):
         return str(ledger.secret(_variable(key), what, line=line))
@@ -199,10 +198,6 @@ def _withheld_text(text: str, ledger: Ledger, what: str, line: int | None, key: 
 
 def _is_reference(text: str) -> bool:
     return re.fullmatch(r"\$\{[^}]*\}", text) is not None
-
-
-def _hides(word: str) -> bool:
-    return is_secret_flag(word) or _SECRET_FLAG.fullmatch(word) is not None
 
 
 def _variable(name: str) -> str:
