@@ -239,7 +239,7 @@ def test_a_text_without_options_is_refused_with_what_to_do(text: str) -> None:
     with pytest.raises(Rejected) as caught:
         read_help(text, backend="fake", program="fake-server", syntax="llama")
     assert "cannot read the options of fake-server" in str(caught.value)
-    assert "--help by hand" in str(caught.value.problems[0].hint)
+    assert "with --help, by hand" in str(caught.value.problems[0].hint)
 
 
 def test_another_programs_help_is_refused() -> None:
