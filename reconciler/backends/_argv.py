@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from reconciler.backends import _tokens
 from reconciler.backends._flags import set_deep
 from reconciler.backends._gone import Renamed, unknown_said
-from reconciler.backends._hide import flag_named, looks_secret, named, secret_flag
+from reconciler.backends._hide import flag_named, looks_secret, misspelt_secret, named, secret_flag
 from reconciler.backends._jsontext import DEEPEST, loose_json, read_json
 from reconciler.backends._shell import DASHES
 from reconciler.backends._spoken import ON_OFF, meant
@@ -289,7 +289,7 @@ class _Reader:
         return True
 
     def _unknown(self, word: Word, name: str, value: str | None) -> None:
-        if _SECRET.fullmatch(name):
+        if _SECRET.fullmatch(name) or misspelt_secret(self.vocabulary, name):
             self._secret(word, value)
             return
         if any(dash in name for dash in DASHES):

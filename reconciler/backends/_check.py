@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from reconciler.backends import _docker
 from reconciler.backends._flags import OPTIONS, Given, lacks, option_words, resolve
-from reconciler.backends._hide import flag_named
+from reconciler.backends._hide import SLIP, flag_named
 from reconciler.backends._rules import broken
 from reconciler.backends._values import ValueProblem, check_text, shown
 from reconciler.backends._vocabulary import Kind, Option, Syntax, Vocabulary
@@ -22,8 +22,6 @@ from reconciler.core.spec import InstanceSpec
 
 _KEY_HINT = "leave it out: llamactl gives each server a random key of its own, through the environment"
 _FLAG_LIKE = re.compile(r"--?[\w-]+")
-_SLIP = 0.85
-"""Likeness of two flags from which on the one is taken for a misspelling of the other; two options of a server are seldom so alike."""
 _TOKEN_HINT = 'set it in the environment: {HF_TOKEN: "${HF_TOKEN}"}'
 
 
@@ -225,7 +223,7 @@ def _doubtful(vocabulary: Vocabulary, path: tuple[str | int, ...], word: str) ->
         yield OptionProblem(path=path, message=lacks(vocabulary, name, gone), hint=gone.hint, warning=True)
         return
     near = vocabulary.nearest_flag(name)
-    if near is not None and SequenceMatcher(None, name.replace("_", "-").lower(), near).ratio() >= _SLIP:
+    if near is not None and SequenceMatcher(None, name.replace("_", "-").lower(), near).ratio() >= SLIP:
         message = f"{vocabulary.program} {vocabulary.version} has no option {name}"
         meant = vocabulary.by_flag(near)
         secret = (

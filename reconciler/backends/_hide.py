@@ -6,11 +6,16 @@ What is said names flags, variables and places; values of secret and unknown fla
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 
 from pydantic import JsonValue
 
+from reconciler.backends._vocabulary import Vocabulary
 from reconciler.backends._word import Word
 from reconciler.core.secrets import is_secret_flag, is_secret_name, secrets_in
+
+SLIP = 0.85
+"""Likeness of two flags from which on the one is taken for a misspelling of the other; two options of a server are seldom so alike."""
 
 _SHAPES = re.compile(
     r"""
@@ -120,3 +125,10 @@ def secret_variable(name: str, value: str) -> bool:
 def at_word(word: Word, message: str) -> str:
     """A warning with its place."""
     return f"{word.place}: {message}"
+
+
+def misspelt_secret(vocabulary: Vocabulary, name: str) -> bool:
+    """Whether an unknown flag is a slip away from one that takes a secret: what stands behind it is then one too."""
+    wanted = name.replace("_", "-").lower()
+    flags = (flag for option in vocabulary if option.secret for flag in option.flags)
+    return name.startswith("--") and any(SequenceMatcher(None, wanted, flag).ratio() >= SLIP for flag in flags)

@@ -164,7 +164,9 @@ def _add(session: Session, target: Path, written: Written, known: Installed) -> 
     if target.is_dir():
         raise Failure(f"cannot write {target}: it is a folder; name the file in it that shall hold the instances")
     try:
-        done = add_instances(target, written.instances, load=lambda content: check_source(content, session.environ, known))
+        done = add_instances(
+            target, written.instances, load=lambda content: check_source(content, session.environ, known)
+        )
     except Taken as taken:
         more = ", …" if len(taken.names) > SHOWN_CLASHES else ""
         raise Failure(

@@ -233,11 +233,8 @@ def test_a_slip_around_a_secret_does_not_say_it(kind: str, command: str, secret:
 @pytest.mark.parametrize(
     ("kind", "command"),
     [
-        *(
-            ("llama_cpp", f"% {given}")
-            for given in ("--api-k {}", "-mu https://u:{}@h/x.gguf", "-mu https://h/x?token={}")
-        ),
-        *(("vllm", f"% {given}") for given in ("--ap={}", "--api {}", "--api-key.x {}", "--hf-token:{}", "-hft {}")),
+        *(("llama_cpp", f"% {given}") for given in ("-mu https://u:{}@h/x.gguf", "-mu https://h/x?token={}")),
+        *(("vllm", f"% {given}") for given in ("--ap={}", "--api {}", "--hf-token:{}", "-hft {}")),
         *(("vllm", f"% {given}") for given in ("--header 'Authorization: Bearer {}'", "--hf-overrides.api_key {}")),
         ("llama_cpp", '% --mcp-servers-json \'{"TOKEN":"{}"}\''),
         ("vllm", "uv run --index-url https://u:{}@h %"),
@@ -251,6 +248,17 @@ def test_a_secret_that_goes_into_the_file_is_warned_about(kind: str, command: st
     assert "q8Zk2mPw" in repr(parsed)
     assert "stands in the file as it was given" in text
     assert "q8Zk2mPw" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag"), [("llama_cpp", "--api-k"), ("llama_cpp", "--hft"), ("vllm", "--api-key.x"), ("vllm", "--hf-tokn")]
+)
+def test_a_slip_in_the_flag_of_a_secret_drops_both(kind: str, flag: str) -> None:
+    text, parsed = said(backend(kind).parse, f"{PROGRAMS[kind]} {flag} q8Zk2mPw")
+    assert parsed is not None
+    assert not parsed.extra_args, "a file with it would be refused"
+    assert "was dropped" in text
+    assert "q8Zk2mPw" not in repr(parsed)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ WORDS: Mapping[str, str] = {
     "hosts": r"not a loopback|host takes one|not an http or https url|holds a password",
     "commands": r"cannot split|is empty|must not be empty|is llamactl's to give|takes no (?:extra_args|executable)|has no meaning for"
     r"|would end the flags|the argument holds|says? where the port goes|in a container|show a secret|print something",
-    "rules": r"needs a|adds to|cannot begin with a dash|--enable-log-outputs",
+    "rules": r"needs a|adds to|cannot begin with a dash|refuses to start|, which vLLM refuses|llama-server refuses|without chunked prefill"
+    r"|cannot be divided by|is more than|is not below",
     "values": r"reads as a flag|joined by commas|knows no infinity",
 }
 """How a refusal of the loader is recognised as one of ``LOADER_ONLY``; ``text`` and ``defaults`` go by place, not by words."""

@@ -115,14 +115,20 @@ def check_switch(made: Made, name: str) -> None:
             below = defaults.get("enabled", True) if isinstance(defaults, dict) else True
             assert old.get("enabled", below) is enabled
             continue
-        expect(before, after, name, {**old, "enabled": enabled})
+        own = {key: value for key, value in old.items() if key != "enabled"}
+        as_stopped = (
+            enabled and old.get("enabled") is False and "enabled" not in (instances(meaning(after))[name] or {})
+        )
+        # a start takes out a line that looks as a stop writes it, where it goes without saying
+        expect(before, after, name, own if as_stopped else {**old, "enabled": enabled})
         start, end = made.around(name)
         if shares(dict(made.chunks)[name], end):
             continue
         assert after.startswith(start)
         assert after.endswith(end)
         if old.get("enabled") is not None and "enabled : t" in dict(made.chunks)[name].replace("enabled:", "enabled :"):
-            assert set_enabled(after, name, not enabled) == made.text
+            back = set_enabled(after, name, not enabled)
+            assert back == made.text or (enabled is False and instances(meaning(back))[name] == own)
         elif "enabled" not in old and old:
             assert is_insertion(made.text, after) is not None or f"{name}: *" in re.sub("[\"']", "", made.text)
 
