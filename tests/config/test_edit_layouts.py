@@ -116,9 +116,8 @@ def check_switch(made: Made, name: str) -> None:
             assert old.get("enabled", below) is enabled
             continue
         own = {key: value for key, value in old.items() if key != "enabled"}
-        as_stopped = (
-            enabled and old.get("enabled") is False and "enabled" not in (instances(meaning(after))[name] or {})
-        )
+        now = instances(meaning(after))[name]
+        as_stopped = enabled and old.get("enabled") is False and not (isinstance(now, dict) and "enabled" in now)
         # a start takes out a line that looks as a stop writes it, where it goes without saying
         expect(before, after, name, own if as_stopped else {**old, "enabled": enabled})
         start, end = made.around(name)
