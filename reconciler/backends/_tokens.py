@@ -24,7 +24,7 @@ MOST_WORDS = 8192
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
-_BRACED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^${}`\\\"']*))?\}")
+_BRACED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^${}`\\\"'\n]*))?\}")
 _BLANKS = re.compile(r"[ \t]+")
 _LINE_END = re.compile(r"[ \t]*(?:\n|\Z)")
 _AFTER_BACKSLASH = re.compile(r"[ \t]+(?=\n|#|\Z)")

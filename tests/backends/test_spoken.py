@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from reconciler.core.errors import Rejected
 from tests.backends.samples import backend
 
 
@@ -50,3 +51,9 @@ def test_a_bare_switch_of_older_builds_is_on_whatever_flag_follows(rest: str) ->
 def test_a_dotted_value_is_the_whole_number_that_python_reads(text: str, value: object) -> None:
     parsed = backend("vllm").parse(f"vllm serve m --hf-overrides.a {text}")
     assert parsed.backend_options["hf_overrides"] == {"a": value}
+
+
+def test_a_default_over_several_lines_is_refused_where_it_begins() -> None:
+    with pytest.raises(Rejected, match="cannot work this shell expression out") as refused:
+        backend("vllm").parse("vllm serve m -tp ${TP:-\n2} --seed x")
+    assert (refused.value.problems[0].line, refused.value.problems[0].column) == (1, 18)
